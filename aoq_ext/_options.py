@@ -1,0 +1,115 @@
+"""The options of the loss: names users write, integer codes the operators take, and their validation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any
+
+
+class Objective(IntEnum):
+    """The paper's ablation ladder; each rung adds to the one before. Mirrors csrc/params.h."""
+
+    ONLINE_TRIPLET = 0
+    OFFLINE_TRIPLET = 1
+    OFFLINE_QUINTUPLET = 2
+    ADAPTIVE_QUINTUPLET = 3
+
+
+class Online(IntEnum):
+    """How online negatives are chosen. Mirrors csrc/params.h."""
+
+    HARDEST = 0
+    SEMIHARD = 1
+    ALL = 2
+
+
+class Similarity(IntEnum):
+    """Similarity of an image and a text embedding. Mirrors csrc/params.h."""
+
+    DOT = 0
+    COSINE = 1
+    ORDER = 2
+
+
+class Reduction(IntEnum):
+    """What becomes of the (B,) losses. Mirrors csrc/params.h."""
+
+    SUM = 0
+    MEAN = 1
+    NONE = 2
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Validated options of the loss; see :class:`aoq_ext.AdaptiveQuintupletLoss` for their meaning."""
+
+    margin_online: float = 0.2
+    margin_offline: float = 0.0
+    alpha: float = 0.3
+    beta: float = 1.5
+    objective: Objective = Objective.ADAPTIVE_QUINTUPLET
+    online: Online = Online.HARDEST
+    similarity: Similarity = Similarity.DOT
+    reduction: Reduction = Reduction.SUM
+    detach_weight: bool = False
+    clamp_weight: bool = False
+
+    @staticmethod
+    def create(**given: Any) -> LossOptions:
+        """Build from the names users write; TypeError or ValueError names the option, the expected and the given."""
+        unknown = given.keys() - _PARSERS.keys()
+        if unknown:
+            raise TypeError(f"unexpected option {sorted(unknown)[0]!r}; expected some of {', '.join(_PARSERS)}")
+        return LossOptions(**{name: _PARSERS[name](name, value) for name, value in given.items()})
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def _positive(name: str, value: Any) -> float:
+    if _real(name, value) <= 0:
+        raise ValueError(f"{name} must be greater than 0, got {value}")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    return value
+
+
+def _choice(enum: type[IntEnum]) -> Any:
+    choices = {member.name.lower(): member for member in enum}
+
+    def parse(name: str, value: Any) -> IntEnum:
+        if isinstance(value, enum):
+            return value
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, got {type(value).__name__}")
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        return choices[value]
+
+    return parse
+
+
+_PARSERS: dict[str, Any] = {
+    "margin_online": _real,
+    "margin_offline": _real,
+    "alpha": _positive,
+    "beta": _real,
+    "objective": _choice(Objective),
+    "online": _choice(Online),
+    "similarity": _choice(Similarity),
+    "reduction": _choice(Reduction),
+    "detach_weight": _flag,
+    "clamp_weight": _flag,
+}
+assert list(_PARSERS) == [field.name for field in fields(LossOptions)]

@@ -1,0 +1,138 @@
+"""The losses as functions; the modules in :mod:`aoq_ext.losses` hold the same options as state."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+from torch import Tensor
+
+from . import _ops, reference
+from ._options import LossOptions
+from ._validation import check_embeddings, check_scores
+
+__all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
+
+
+def adaptive_quintuplet_loss(
+    image: Tensor,  # (B, D)
+    text: Tensor,  # (B, D)
+    hard_image: Tensor | None = None,  # (B, D) or (B, K, D)
+    hard_text: Tensor | None = None,  # (B, D) or (B, K, D)
+    hard_text_image: Tensor | None = None,  # as hard_text
+    hard_image_text: Tensor | None = None,  # as hard_image
+    group_ids: Tensor | None = None,  # (B,)
+    *,
+    margin_online: float = 0.2,
+    margin_offline: float = 0.0,
+    alpha: float = 0.3,
+    beta: float = 1.5,
+    objective: str = "adaptive_quintuplet",
+    online: str = "hardest",
+    similarity: str = "dot",
+    reduction: str = "sum",
+    detach_weight: bool = False,
+    clamp_weight: bool = False,
+) -> Tensor:
+    """Adaptive Offline Quintuplet loss of B image-text pairs, from their embeddings.
+
+    Arguments, shapes and errors: see :class:`aoq_ext.AdaptiveQuintupletLoss`.
+
+    Returns: float32 (float64 for float64 input), shape () or, with ``reduction="none"``, (B,).
+    """
+    options = LossOptions.create(
+        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
+        objective=objective, online=online, similarity=similarity, reduction=reduction,
+        detach_weight=detach_weight, clamp_weight=clamp_weight,
+    )  # fmt: skip
+    return embedding_loss(
+        image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options
+    )
+
+
+def adaptive_quintuplet_score_loss(
+    scores: Tensor,  # (B, B)  S, images in rows
+    hard_text_scores: Tensor | None = None,  # (B,)  a
+    hard_image_scores: Tensor | None = None,  # (B,)  b
+    hard_pair_scores: Tensor | None = None,  # (B,)  c
+    partner_pair_scores: Tensor | None = None,  # (B,)  d
+    group_ids: Tensor | None = None,  # (B,)
+    *,
+    margin_online: float = 0.2,
+    margin_offline: float = 0.0,
+    alpha: float = 0.3,
+    beta: float = 1.5,
+    objective: str = "adaptive_quintuplet",
+    online: str = "hardest",
+    reduction: str = "sum",
+    detach_weight: bool = False,
+    clamp_weight: bool = False,
+) -> Tensor:
+    """Adaptive Offline Quintuplet loss of B pairs, from scores that a cross-attention model computed.
+
+    Arguments, shapes and errors: see :class:`aoq_ext.AdaptiveQuintupletScoreLoss`.
+
+    Returns: float32 (float64 for float64 input), shape () or, with ``reduction="none"``, (B,).
+    """
+    options = LossOptions.create(
+        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
+        objective=objective, online=online, reduction=reduction,
+        detach_weight=detach_weight, clamp_weight=clamp_weight,
+    )  # fmt: skip
+    return score_loss(
+        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, options
+    )
+
+
+def embedding_loss(
+    image: Tensor,
+    text: Tensor,
+    hard_image: Tensor | None,
+    hard_text: Tensor | None,
+    hard_text_image: Tensor | None,
+    hard_image_text: Tensor | None,
+    group_ids: Tensor | None,
+    options: LossOptions,
+) -> Tensor:
+    """Validate, then run the fused operator, or the reference where no kernel exists."""
+    offline = {
+        "hard_image": hard_image,
+        "hard_text": hard_text,
+        "hard_text_image": hard_text_image,
+        "hard_image_text": hard_image_text,
+    }
+    check_embeddings(image, text, offline, group_ids, options)
+    arguments = (image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids)
+    if _ops.has_kernel(image):
+        return _ops.quintuplet_loss(arguments, options)
+    _warn_once(image.device.type)
+    return reference.adaptive_quintuplet_loss(*arguments, **vars(options))
+
+
+def score_loss(
+    scores: Tensor,
+    hard_text_scores: Tensor | None,
+    hard_image_scores: Tensor | None,
+    hard_pair_scores: Tensor | None,
+    partner_pair_scores: Tensor | None,
+    group_ids: Tensor | None,
+    options: LossOptions,
+) -> Tensor:
+    """Validate, then compute from the given scores."""
+    offline = {
+        "hard_text_scores": hard_text_scores,
+        "hard_image_scores": hard_image_scores,
+        "hard_pair_scores": hard_pair_scores,
+        "partner_pair_scores": partner_pair_scores,
+    }
+    check_scores(scores, offline, group_ids, options)
+    return reference.adaptive_quintuplet_score_loss(scores, *offline.values(), group_ids, **vars(options))
+
+
+@cache
+def _warn_once(device_type: str) -> None:
+    warnings.warn(
+        f"aoq_ext has no compiled kernel for {device_type} tensors in this build; the loss runs in plain PyTorch, "
+        "correct but slower and with O(B²) memory. `aoq doctor` says why.",
+        stacklevel=4,
+    )

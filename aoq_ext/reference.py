@@ -1,0 +1,213 @@
+"""The loss in plain PyTorch, to be read beside the formulae: the oracle for every kernel.
+
+Notation of the paper (Chen, Deng, Luo, "Adaptive Offline Quintuplet Loss for Image-Text Matching", ECCV 2020,
+arXiv 2003.03669), with one line of code per line of mathematics::
+
+    S_ij = sim(x_i, y_j)       p_i = S_ii
+    n_i  = max_j S_ij          m_i = max_j S_ji            online hardest negatives
+    a_i  = sim(x_i, ỹ_i)   b_i = sim(x̃_i, y_i)   c_i = sim(x̃_i, ỹ_i)   d_i = sim(x̂_i, ŷ_i)
+    w_i  = β − (a_i − n_i)/α   v_i = β − (b_i − m_i)/α
+    L_i  = w_i [γ_on + n_i − p_i]₊ + v_i [γ_on + m_i − p_i]₊
+         + [γ_off + a_i − p_i]₊ + [γ_off + b_i − p_i]₊ + [γ_off + c_i − p_i]₊ + [γ_off + d_i − p_i]₊
+
+Rules the formulae leave open, and every implementation in this package shares:
+
+* a hinge at exactly 0 is inactive: its value and its subgradient are 0, and so is a weight times it;
+* pair i is never its own negative, nor is a pair of the same group; a score of −inf is no negative either;
+* an anchor without a negative contributes 0 online;
+* among equal scores the lowest index wins; NaN counts as the greatest score, as in ``torch.max``.
+
+Half-precision input is computed in float32, so that scores are never rounded before they are compared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._options import LossOptions, Objective, Online, Reduction, Similarity
+
+__all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
+
+_NO_NEGATIVE = float("-inf")
+
+
+def adaptive_quintuplet_loss(
+    image: Tensor,  # (B, D)
+    text: Tensor,  # (B, D)
+    hard_image: Tensor | None = None,  # (B, D) or (B, K, D)
+    hard_text: Tensor | None = None,  # (B, D) or (B, K, D)
+    hard_text_image: Tensor | None = None,  # as hard_text
+    hard_image_text: Tensor | None = None,  # as hard_image
+    group_ids: Tensor | None = None,  # (B,)
+    **options: object,
+) -> Tensor:
+    """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_loss`; same arguments, same result."""
+    opt = LossOptions.create(**options)
+    with torch.autocast(image.device.type, enabled=False):
+        return _embedding_loss(
+            image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, opt
+        )
+
+
+def adaptive_quintuplet_score_loss(
+    scores: Tensor,  # (B, B)
+    hard_text_scores: Tensor | None = None,  # (B,)  a
+    hard_image_scores: Tensor | None = None,  # (B,)  b
+    hard_pair_scores: Tensor | None = None,  # (B,)  c
+    partner_pair_scores: Tensor | None = None,  # (B,)  d
+    group_ids: Tensor | None = None,  # (B,)
+    **options: object,
+) -> Tensor:
+    """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_score_loss`; same arguments, same result."""
+    opt = LossOptions.create(**options)
+    offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
+    a, b, c, d = (None if s is None else _upcast(s) for s in offline)
+    return _score_loss(_upcast(scores), a, b, c, d, group_ids, opt)
+
+
+def _embedding_loss(
+    image: Tensor,  # (B, D)
+    text: Tensor,  # (B, D)
+    hard_image: Tensor | None,  # (B, D) or (B, K, D)
+    hard_text: Tensor | None,  # (B, D) or (B, K, D)
+    hard_text_image: Tensor | None,
+    hard_image_text: Tensor | None,
+    group_ids: Tensor | None,  # (B,)
+    opt: LossOptions,
+) -> Tensor:
+    x, y = _upcast(image), _upcast(text)
+    a = b = c = d = None
+    if opt.objective >= Objective.OFFLINE_TRIPLET:
+        assert hard_image is not None and hard_text is not None
+        x_tilde, y_tilde = _upcast(hard_image), _upcast(hard_text)
+        x_hat = None if hard_text_image is None else _upcast(hard_text_image)
+        y_hat = None if hard_image_text is None else _upcast(hard_image_text)
+        y_tilde, x_hat = _hardest_candidate(x, y_tilde, x_hat, opt.similarity)
+        x_tilde, y_hat = _hardest_candidate(y, x_tilde, y_hat, opt.similarity, anchor_is_text=True)
+        a = _similarity(x, y_tilde, opt.similarity)
+        b = _similarity(x_tilde, y, opt.similarity)
+        if opt.objective >= Objective.OFFLINE_QUINTUPLET:
+            assert x_hat is not None and y_hat is not None
+            c = _similarity(x_tilde, y_tilde, opt.similarity)
+            d = _similarity(x_hat, y_hat, opt.similarity)
+    scores = _similarity_matrix(x, y, opt.similarity)
+    return _score_loss(scores, a, b, c, d, group_ids, opt)
+
+
+def _score_loss(
+    scores: Tensor,  # (B, B)
+    a: Tensor | None,  # (B,)
+    b: Tensor | None,  # (B,)
+    c: Tensor | None,  # (B,)
+    d: Tensor | None,  # (B,)
+    group_ids: Tensor | None,  # (B,)
+    opt: LossOptions,
+) -> Tensor:
+    if scores.shape[0] == 0:
+        return _reduce(scores.sum(dim=1), opt.reduction)
+    positive = scores.diagonal()
+    allowed = _allowed_negatives(scores, group_ids)
+    loss = torch.zeros_like(positive)
+    for direction, offline in ((scores, a), (scores.T, b)):  # image → text, then text → image
+        loss = loss + _online_term(direction, positive, allowed, offline, opt)
+    if opt.objective >= Objective.OFFLINE_TRIPLET:
+        assert a is not None and b is not None
+        loss = loss + _hinge(opt.margin_offline + a - positive) + _hinge(opt.margin_offline + b - positive)
+    if opt.objective >= Objective.OFFLINE_QUINTUPLET:
+        assert c is not None and d is not None
+        loss = loss + _hinge(opt.margin_offline + c - positive) + _hinge(opt.margin_offline + d - positive)
+    return _reduce(loss, opt.reduction)
+
+
+def _online_term(
+    scores: Tensor,  # (B, B), anchors in rows
+    positive: Tensor,  # (B,)
+    allowed: Tensor,  # (B, B) bool, symmetric
+    offline: Tensor | None,  # (B,)  a or b
+    opt: LossOptions,
+) -> Tensor:  # (B,)
+    if opt.online == Online.SEMIHARD:
+        allowed = allowed & ~(scores >= positive[:, None])  # written so that NaN stays selectable
+    hardest = scores.masked_fill(~allowed, _NO_NEGATIVE).max(dim=1).values
+    exists = hardest != _NO_NEGATIVE
+    hardest = torch.where(exists, hardest, 0.0)
+    if opt.online == Online.ALL:
+        hinges = _hinge(opt.margin_online + scores - positive[:, None])
+        hinge = torch.where(allowed, hinges, 0.0).sum(dim=1)
+    else:
+        hinge = _hinge(opt.margin_online + hardest - positive)
+    if opt.objective == Objective.ADAPTIVE_QUINTUPLET:
+        assert offline is not None
+        weight = opt.beta - (offline - hardest) / opt.alpha
+        if opt.clamp_weight:
+            weight = _hinge(weight)
+        if opt.detach_weight:
+            weight = weight.detach()
+        hinge = torch.where(hinge == 0, 0.0, weight * hinge)
+    return torch.where(exists, hinge, 0.0)
+
+
+def _hinge(value: Tensor) -> Tensor:
+    # Not clamp: its subgradient at exactly 0 differs between torch versions, and it would hide nothing else.
+    return torch.where(value <= 0, 0.0, value)
+
+
+def _allowed_negatives(scores: Tensor, group_ids: Tensor | None) -> Tensor:  # (B, B) bool
+    if group_ids is not None:
+        return group_ids[:, None] != group_ids[None, :]
+    return ~torch.eye(scores.shape[0], dtype=torch.bool, device=scores.device)
+
+
+def _hardest_candidate(
+    anchor: Tensor,  # (B, D)
+    candidates: Tensor,  # (B, D) or (B, K, D)
+    partners: Tensor | None,  # as candidates
+    similarity: Similarity,
+    anchor_is_text: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # (B, D), (B, D)
+    if candidates.dim() == 2:
+        return candidates, partners
+    with torch.no_grad():
+        pair = (candidates, anchor[:, None]) if anchor_is_text else (anchor[:, None], candidates)
+        chosen = _similarity(*pair, similarity).max(dim=1).indices  # (B,)
+    rows = torch.arange(len(chosen), device=chosen.device)
+    return candidates[rows, chosen], None if partners is None else partners[rows, chosen]
+
+
+def _similarity(image: Tensor, text: Tensor, kind: Similarity) -> Tensor:  # (..., D), (..., D) -> (...,)
+    if kind == Similarity.ORDER:
+        return -_norm((text - image).clamp(min=0))
+    if kind == Similarity.COSINE:
+        image, text = _normalize(image), _normalize(text)
+    return (image * text).sum(dim=-1)
+
+
+def _similarity_matrix(image: Tensor, text: Tensor, kind: Similarity) -> Tensor:  # (B, D), (B, D) -> (B, B)
+    if kind == Similarity.ORDER:
+        return _similarity(image[:, None], text[None, :], kind)
+    if kind == Similarity.COSINE:
+        image, text = _normalize(image), _normalize(text)
+    return image @ text.T
+
+
+def _norm(vector: Tensor) -> Tensor:  # (..., D) -> (...,), with gradient 0 where the vector is 0
+    square = (vector * vector).sum(dim=-1)
+    positive = square != 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def _normalize(vector: Tensor) -> Tensor:  # (..., D) -> (..., D); a zero vector stays 0 and gets gradient 0
+    norm = _norm(vector)[..., None]
+    return torch.where(norm != 0, vector / torch.where(norm != 0, norm, 1.0), 0.0)
+
+
+def _upcast(value: Tensor) -> Tensor:
+    return value if value.dtype == torch.float64 else value.float()
+
+
+def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:  # (B,) -> () or (B,)
+    if reduction == Reduction.NONE:
+        return loss
+    total = loss.sum()
+    return total / max(loss.shape[0], 1) if reduction == Reduction.MEAN else total

@@ -1,0 +1,45 @@
+"""Find a torch package without importing it: its headers and version are all the build needs."""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+MINIMUM_TORCH = "2.11"
+
+
+class TorchPackage(NamedTuple):
+    folder: Path  # holds include/ and lib/
+    version: str
+
+
+def find_torch() -> TorchPackage | None:
+    """The first torch on the path, then in the environment that build isolation hides; None if there is none."""
+    # Isolation changes sys.path but not sys.prefix, so sysconfig still names the environment's site-packages.
+    hidden = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    for entry in [*sys.path, *hidden]:
+        folder = Path(entry or ".", "torch")
+        if (folder / "include").is_dir() and (version := _version_of(folder)):
+            return TorchPackage(folder.resolve(), version)
+    return None
+
+
+def is_too_old(version: str) -> bool:
+    """Whether a version is below the minimum the library loads under."""
+
+    def release(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+    return release(version) < release(MINIMUM_TORCH)
+
+
+def _version_of(folder: Path) -> str | None:
+    try:
+        source = (folder / "version.py").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^__version__ = ['\"]([^'\"]+)", source, re.MULTILINE)
+    return found[1] if found else None

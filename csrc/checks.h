@@ -1,0 +1,73 @@
+// Checks that keep the kernels memory-safe when an operator is called directly; Python raises the friendlier errors.
+#pragma once
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+
+#include "params.h"
+#include "stable_compat.h"
+
+namespace aoq {
+
+inline void check_floating(const Tensor& tensor, const char* name) {
+  const ScalarType dtype = tensor.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+                      dtype == ScalarType::BFloat16,
+                  name, " must be float32, float16, bfloat16 or float64");
+}
+
+inline void check_like(const Tensor& tensor, const Tensor& model, const char* name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == model.scalar_type(), name, " must have the dtype of image");
+  STD_TORCH_CHECK(tensor.device() == model.device(), name, " must be on the device of image");
+}
+
+inline void check_vector(const Tensor& tensor, int64_t length, ScalarType dtype, const char* name) {
+  STD_TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == length, name, " must have shape (", length, ",)");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " has the wrong dtype");
+}
+
+// An offline negative: (B, D) or (B, K, D) with K ≥ 1.
+inline void check_offline(const std::optional<Tensor>& tensor, const Tensor& image, const char* name) {
+  STD_TORCH_CHECK(tensor.has_value(), name, " is required by this objective");
+  check_like(*tensor, image, name);
+  const int64_t dim = tensor->dim();
+  STD_TORCH_CHECK(dim == 2 || dim == 3, name, " must have shape (B, D) or (B, K, D), got ", dim, " dimensions");
+  STD_TORCH_CHECK(tensor->size(0) == image.size(0) && tensor->size(dim - 1) == image.size(1), name,
+                  " must have shape (B, D) or (B, K, D) with B = ", image.size(0), " and D = ", image.size(1));
+  STD_TORCH_CHECK(dim == 2 || tensor->size(1) > 0, name, " must have at least one candidate");
+}
+
+inline void check_partner(const std::optional<Tensor>& partner, const Tensor& owner, const Tensor& image,
+                          const char* name) {
+  check_offline(partner, image, name);
+  STD_TORCH_CHECK(partner->dim() == owner.dim() && (owner.dim() == 2 || partner->size(1) == owner.size(1)), name,
+                  " must have the shape of the negative it belongs to");
+}
+
+// The embedding form's tensors, as far as the objective uses them.
+inline void check_embeddings(const Tensor& image, const Tensor& text, const std::optional<Tensor>& hard_image,
+                             const std::optional<Tensor>& hard_text, const std::optional<Tensor>& hard_text_image,
+                             const std::optional<Tensor>& hard_image_text, Objective objective) {
+  check_floating(image, "image");
+  STD_TORCH_CHECK(image.dim() == 2, "image must have shape (B, D), got ", image.dim(), " dimensions");
+  check_like(text, image, "text");
+  STD_TORCH_CHECK(text.dim() == 2 && text.size(0) == image.size(0) && text.size(1) == image.size(1),
+                  "text must have the shape of image, (", image.size(0), ", ", image.size(1), ")");
+  if (objective >= Objective::kOfflineTriplet) {
+    check_offline(hard_image, image, "hard_image");
+    check_offline(hard_text, image, "hard_text");
+  }
+  if (objective >= Objective::kOfflineQuintuplet) {
+    check_partner(hard_text_image, *hard_text, image, "hard_text_image");
+    check_partner(hard_image_text, *hard_image, image, "hard_image_text");
+  }
+}
+
+template <class E>
+E check_enum(int64_t value, E last, const char* name) {
+  STD_TORCH_CHECK(value >= 0 && value <= static_cast<int64_t>(last), name, " has no meaning: ", value);
+  return static_cast<E>(value);
+}
+
+}  // namespace aoq
