@@ -45,9 +45,7 @@ def adaptive_quintuplet_loss(
         objective=objective, online=online, similarity=similarity, reduction=reduction,
         detach_weight=detach_weight, clamp_weight=clamp_weight,
     )  # fmt: skip
-    return embedding_loss(
-        image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options
-    )
+    return embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options)
 
 
 def adaptive_quintuplet_score_loss(
@@ -126,7 +124,9 @@ def score_loss(
         "partner_pair_scores": partner_pair_scores,
     }
     check_scores(scores, offline, group_ids, options)
-    return reference.adaptive_quintuplet_score_loss(scores, *offline.values(), group_ids, **vars(options))
+    return reference.adaptive_quintuplet_score_loss(
+        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, **vars(options)
+    )
 
 
 @cache

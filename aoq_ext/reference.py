@@ -45,9 +45,7 @@ def adaptive_quintuplet_loss(
     """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_loss`; same arguments, same result."""
     opt = LossOptions.create(**options)
     with torch.autocast(image.device.type, enabled=False):
-        return _embedding_loss(
-            image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, opt
-        )
+        return _embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, opt)
 
 
 def adaptive_quintuplet_score_loss(

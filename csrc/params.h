@@ -5,7 +5,12 @@
 
 namespace aoq {
 
-enum class Objective : int64_t { kOnlineTriplet = 0, kOfflineTriplet = 1, kOfflineQuintuplet = 2, kAdaptiveQuintuplet = 3 };
+enum class Objective : int64_t {
+  kOnlineTriplet = 0,
+  kOfflineTriplet = 1,
+  kOfflineQuintuplet = 2,
+  kAdaptiveQuintuplet = 3
+};
 enum class Online : int64_t { kHardest = 0, kSemihard = 1, kAll = 2 };
 enum class Similarity : int64_t { kDot = 0, kCosine = 1, kOrder = 2 };
 enum class Reduction : int64_t { kSum = 0, kMean = 1, kNone = 2 };

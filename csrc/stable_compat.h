@@ -26,7 +26,8 @@ inline void addmm_(const Tensor& out, const Tensor& left, const Tensor& right) {
 }
 
 inline Tensor empty_cpu(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return torch::stable::empty({sizes.data(), sizes.size()}, dtype, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  return torch::stable::empty({sizes.data(), sizes.size()}, dtype, std::nullopt,
+                              torch::stable::Device(torch::headeronly::DeviceType::CPU));
 }
 
 // A contiguous (rows, cols) view of memory that the caller keeps alive.

@@ -54,7 +54,6 @@ struct Backward {
   T slope(SavedRow row, int64_t i) const { return grad[i] * saved[row * count() + i]; }
   int64_t text_choice(int64_t i) const { return choice[i]; }
   int64_t image_choice(int64_t i) const { return choice[count() + i]; }
-
 };
 
 // The gradient by one embedding row: a sum of slope · ∂sim/∂row, collected first and written once.
@@ -185,8 +184,7 @@ void add_all_negatives(const Backward<T>& b, const std::vector<Key<T>>& groups, 
       const Tensor images = torch::stable::narrow(image_grad.tensor, 0, tile.first_row, tile.rows);
       Tensor x = b.image.tensor, y = b.text.tensor;
       addmm_(images, slopes, torch::stable::narrow(y, 0, tile.first_column, tile.columns));
-      addmm_(texts, torch::stable::transpose(slopes, 0, 1),
-             torch::stable::narrow(x, 0, tile.first_row, tile.rows));
+      addmm_(texts, torch::stable::transpose(slopes, 0, 1), torch::stable::narrow(x, 0, tile.first_row, tile.rows));
       return;
     }
     accumulate_rows(b, image_grad, tile.first_row, tile.rows, [&](int64_t r, RowGradient<T>& sum) {
@@ -309,10 +307,9 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::optional<Tensor> hard_image,
                               std::optional<Tensor> hard_text, std::optional<Tensor> hard_text_image,
-                              std::optional<Tensor> hard_image_text, std::optional<Tensor> group_ids,
-                              Tensor text_index, Tensor image_index, Tensor choice, Tensor saved,
-                              double margin_online, int64_t objective, int64_t online, int64_t similarity,
-                              int64_t reduction, int64_t needs) {
+                              std::optional<Tensor> hard_image_text, std::optional<Tensor> group_ids, Tensor text_index,
+                              Tensor image_index, Tensor choice, Tensor saved, double margin_online, int64_t objective,
+                              int64_t online, int64_t similarity, int64_t reduction, int64_t needs) {
   const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
   const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
@@ -320,15 +317,15 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
   const bool offline = rung >= Objective::kOfflineTriplet, pairs = rung >= Objective::kOfflineQuintuplet;
   check_indices(text_index, count, count, "text_index");
   check_indices(image_index, count, count, "image_index");
-  STD_TORCH_CHECK(saved.numel() == kSavedRows * count && saved.scalar_type() == compute_type(image) &&
-                      saved.is_contiguous(),
-                  "saved must be what quintuplet_forward returned");
-  const int64_t available = kImage | kText | (offline ? kHardImage | kHardText : 0) |
-                            (pairs ? kHardTextImage | kHardImageText : 0);
+  STD_TORCH_CHECK(
+      saved.numel() == kSavedRows * count && saved.scalar_type() == compute_type(image) && saved.is_contiguous(),
+      "saved must be what quintuplet_forward returned");
+  const int64_t available =
+      kImage | kText | (offline ? kHardImage | kHardText : 0) | (pairs ? kHardTextImage | kHardImageText : 0);
   needs &= available;
 
-  const Tensor none = empty_cpu({0}, image.scalar_type());
-  std::array<Tensor, 6> grads{none, none, none, none, none, none};
+  std::array<Tensor, 6> grads;  // an empty one for each that is not needed
+  for (Tensor& grad : grads) grad = empty_cpu({0}, image.scalar_type());
   dispatch_compute_type(image, [&](auto zero) {
     using T = decltype(zero);
     Backward<T> b{load_rows<T>(image, kind),
@@ -364,6 +361,4 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
 }  // namespace
 }  // namespace aoq::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(aoq, CPU, m) {
-  m.impl("quintuplet_backward", TORCH_BOX(&aoq::cpu::quintuplet_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(aoq, CPU, m) { m.impl("quintuplet_backward", TORCH_BOX(&aoq::cpu::quintuplet_backward)); }

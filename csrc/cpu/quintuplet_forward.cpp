@@ -11,7 +11,7 @@ namespace {
 
 template <class T>
 struct Inputs {
-  Rows<T> image, text;                                                 // (B, D)
+  Rows<T> image, text;                                                    // (B, D)
   Candidates<T> hard_image, hard_text, hard_text_image, hard_image_text;  // (B·K, D)
 };
 
@@ -75,7 +75,7 @@ void fold_rows(const std::vector<RowPartial<T>>& partials, int64_t blocks, const
   }
 }
 
-// One walk over S. Column blocks run in parallel and are folded in order: no result depends on the threads.
+// One walk over S. Column blocks run in parallel and are folded in order, whichever thread was first.
 template <class T>
 void reduce_scores(const Inputs<T>& in, const std::vector<T>& positive, const std::vector<Key<T>>& groups,
                    const LossParams& params, OnlineState<T>& by_row, OnlineState<T>& by_column) {
@@ -164,12 +164,11 @@ Outputs forward(const Inputs<T>& in, const std::optional<Tensor>& group_ids, con
   return {reduce_loss<T>(losses, params.reduction), text_index, image_index, choice, saved};
 }
 
-Outputs quintuplet_forward(Tensor image, Tensor text, std::optional<Tensor> hard_image,
-                           std::optional<Tensor> hard_text, std::optional<Tensor> hard_text_image,
-                           std::optional<Tensor> hard_image_text, std::optional<Tensor> group_ids,
-                           double margin_online, double margin_offline, double alpha, double beta, int64_t objective,
-                           int64_t online, int64_t similarity, int64_t reduction, bool detach_weight,
-                           bool clamp_weight) {
+Outputs quintuplet_forward(Tensor image, Tensor text, std::optional<Tensor> hard_image, std::optional<Tensor> hard_text,
+                           std::optional<Tensor> hard_text_image, std::optional<Tensor> hard_image_text,
+                           std::optional<Tensor> group_ids, double margin_online, double margin_offline, double alpha,
+                           double beta, int64_t objective, int64_t online, int64_t similarity, int64_t reduction,
+                           bool detach_weight, bool clamp_weight) {
   const LossParams params{margin_online,
                           margin_offline,
                           alpha,
@@ -198,6 +197,4 @@ Outputs quintuplet_forward(Tensor image, Tensor text, std::optional<Tensor> hard
 }  // namespace
 }  // namespace aoq::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(aoq, CPU, m) {
-  m.impl("quintuplet_forward", TORCH_BOX(&aoq::cpu::quintuplet_forward));
-}
+STABLE_TORCH_LIBRARY_IMPL(aoq, CPU, m) { m.impl("quintuplet_forward", TORCH_BOX(&aoq::cpu::quintuplet_forward)); }

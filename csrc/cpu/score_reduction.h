@@ -39,8 +39,8 @@ struct ScoreBlock {
   const T* positive;                // (B,) p
   const Key<T>* group;              // (B,), or null
   T margin;
-  const Key<T>* row_key;      // (B,) best of the earlier tiles: an index is looked for only above it
-  RowPartial<T>* partial;     // (rows, partial_stride), this block's column of it
+  const Key<T>* row_key;   // (B,) best of the earlier tiles: an index is looked for only above it
+  RowPartial<T>* partial;  // (rows, partial_stride), this block's column of it
   int64_t partial_stride;
   OnlineState<T>* by_column;  // (B,) updated in place
 };

@@ -73,8 +73,7 @@ AOQ_SIMD double order_distance(const double* x, const double* y, int64_t width) 
 AOQ_SIMD void weighted_sum(float* out, const float* scale, const float* const* rows, int64_t terms, int64_t width) {
   weighted_sum_of(out, scale, rows, terms, width);
 }
-AOQ_SIMD void weighted_sum(double* out, const double* scale, const double* const* rows, int64_t terms,
-                           int64_t width) {
+AOQ_SIMD void weighted_sum(double* out, const double* scale, const double* const* rows, int64_t terms, int64_t width) {
   weighted_sum_of(out, scale, rows, terms, width);
 }
 

@@ -3,8 +3,6 @@
 
 namespace aoq::cuda {
 
-int toolkit_version() {
-  return CUDART_VERSION;
-}
+int toolkit_version() { return CUDART_VERSION; }
 
 }  // namespace aoq::cuda

@@ -1,0 +1,50 @@
+# Every target does its own set-up in .venv and is quick when repeated.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') CMakeLists.txt setup.py pyproject.toml
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test lint format bench ladder doctor clean
+
+demo: $(VENV)/installed
+	$(BIN)/aoq demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/run.py
+
+ladder: $(VENV)/installed
+	$(BIN)/python benchmarks/ladder.py
+
+doctor: $(VENV)/installed
+	$(BIN)/aoq doctor
+
+clean:
+	rm -rf $(VENV) build *.egg-info aoq_ext/libaoq.so .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/created: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) torch setuptools cmake ninja
+	touch $@
+
+# Without isolation, so that a changed kernel rebuilds in seconds; `pip install .` is one of the tests.
+$(VENV)/installed: $(VENV)/created $(BUILD_INPUTS)
+	$(PIP) --no-build-isolation --editable '.[test]'
+	touch $@

@@ -1,0 +1,136 @@
+"""`aoq doctor`: what is installed, what was compiled, which kernels run, what is wrong and the cure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+_TRAIN_MODULES = ("lightning_fabric", "jsonargparse", "rich", "tensorboard", "matplotlib", "numpy", "PIL")
+
+
+class Finding(NamedTuple):
+    """One thing that was checked."""
+
+    name: str
+    state: str  # "ok", "note" (works, could be better) or "wrong"
+    detail: str
+    cure: str = ""
+
+
+def _check_torch() -> Finding:
+    return Finding("torch", "ok", f"{torch.__version__} on Python {platform.python_version()}")
+
+
+def _check_library() -> Finding:
+    try:
+        from . import build_info
+    except ImportError as error:
+        return Finding("compiled library", "wrong", str(error), "pip install . from the source folder")
+    info = build_info()
+    return Finding("compiled library", "ok", f"{info['library']} (against torch {info['built against torch']})")
+
+
+def _check_kernels() -> Finding:
+    """Run the loss, forward and backward, against the reference."""
+    from . import functional, reference
+
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(6, 33, 20, dtype=torch.float64, generator=generator)
+    results = []
+    for loss in (functional.adaptive_quintuplet_loss, reference.adaptive_quintuplet_loss):
+        operands = values.clone().requires_grad_()
+        loss(*operands.unbind()).backward()
+        results.append(torch.zeros_like(operands) if operands.grad is None else operands.grad)
+    difference = (results[0] - results[1]).abs().max().item()
+    if difference > 1e-9:
+        cure = "please report it with the output of `aoq doctor`"
+        return Finding("CPU kernels", "wrong", f"gradients differ from the reference by {difference:.2g}", cure)
+    return Finding("CPU kernels", "ok", f"agree with the reference (largest difference {difference:.1g})")
+
+
+def _check_cuda() -> Finding:
+    from . import build_info
+
+    info = build_info()
+    compiled = f"{info['CUDA compiled']} {info['CUDA architectures'] or info['CUDA missing because']}".strip()
+    if torch.cuda.is_available():
+        capability = "{}{}".format(*torch.cuda.get_device_capability())
+        detail = f"{torch.cuda.get_device_name()} (sm_{capability}); kernels compiled: {compiled}"
+        return Finding("CUDA", "note", f"{detail}; {info['CUDA kernels']}")
+    if _has_gpu():
+        detail = f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it"
+        return Finding("CUDA", "wrong", detail, "install a CUDA build of torch that fits the driver (nvidia-smi)")
+    return Finding("CUDA", "ok", f"no GPU here; kernels compiled: {compiled}")
+
+
+def _has_gpu() -> bool:
+    if not shutil.which("nvidia-smi"):
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=30, check=False).returncode == 0
+
+
+def _check_training() -> Finding:
+    missing = [name for name in _TRAIN_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("training", "note", f"not installed: {', '.join(missing)}", 'pip install "aoq_ext[train]"')
+    fabric = importlib.metadata.version("lightning-fabric")
+    return Finding("training", "ok", f"everything `aoq train` needs is here (lightning-fabric {fabric})")
+
+
+def _check_data() -> Finding:
+    if importlib.util.find_spec("numpy") is None:
+        return Finding("bundled data", "note", "needs numpy", 'pip install "aoq_ext[train]"')
+    from .data import load_emoji
+
+    try:
+        data = load_emoji("train")
+    except (OSError, ValueError) as error:
+        return Finding("bundled data", "wrong", str(error), "pip install --force-reinstall --no-deps .")
+    return Finding("bundled data", "ok", f"{data.name}: {len(data.images)} images, {len(data.captions)} captions")
+
+
+_CHECKS: tuple[Callable[[], Finding], ...] = (
+    _check_torch,
+    _check_library,
+    _check_kernels,
+    _check_cuda,
+    _check_training,
+    _check_data,
+)
+
+
+def examine() -> list[Finding]:
+    """Run every check; one that fails by itself is a finding too, never a traceback."""
+    findings = []
+    for check in _CHECKS:
+        try:
+            findings.append(check())
+        except Exception as error:
+            name = check.__name__.removeprefix("_check_")
+            findings.append(Finding(name, "wrong", f"{type(error).__name__}: {error}", "see the message"))
+    return findings
+
+
+def main() -> int:
+    """Print the findings; exit status 1 when something is wrong."""
+    findings = examine()
+    marks = {"ok": "✓", "note": "•", "wrong": "✗"}
+    for finding in findings:
+        print(f"{marks[finding.state]} {finding.name:<18} {finding.detail}")
+        if finding.cure:
+            print(f"  {'':<18} cure: {finding.cure}")
+    wrong = sum(finding.state == "wrong" for finding in findings)
+    print(f"\n{wrong} problem{'s' if wrong != 1 else ''} found." if wrong else "\nNothing is wrong.")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The operators as citizens of torch: opcheck, compile, autograd, autocast, memory."""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from losses import OBJECTIVES, ONLINE, make_operands
+
+import aoq_ext
+from aoq_ext import functional
+from aoq_ext._options import LossOptions
+
+
+def forward_arguments(operands, group_ids, **options):
+    opt = LossOptions.create(**options)
+    used = (2, 4, 6, 6)[opt.objective]
+    codes = (int(opt.objective), int(opt.online), int(opt.similarity), int(opt.reduction))
+    reals = (opt.margin_online, opt.margin_offline, opt.alpha, opt.beta)
+    return (*operands[:used], *[None] * (6 - used), group_ids, *reals, *codes, opt.detach_weight, opt.clamp_weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("objective", "online"), list(itertools.product(OBJECTIVES, ONLINE)))
+def test_opcheck(dtype, objective, online):
+    operands = [operand.requires_grad_() for operand in make_operands(6, 4, 2, dtype=dtype)]
+    reduction = "none" if online == "all" else "mean"
+    arguments = forward_arguments(
+        operands, torch.arange(6) // 2, objective=objective, online=online, reduction=reduction
+    )
+    torch.library.opcheck(torch.ops.aoq.quintuplet_forward, arguments)
+    with torch.no_grad():
+        loss, *saved = torch.ops.aoq.quintuplet_forward(*arguments)
+        backward = (torch.ones_like(loss), *arguments[:7], *saved, 0.2, *arguments[11:15], 0b101011)
+        torch.library.opcheck(torch.ops.aoq.quintuplet_backward, [
+            value.detach() if isinstance(value, torch.Tensor) else value for value in backward
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_fullgraph(dynamic):
+    loss_fn = aoq_ext.AdaptiveQuintupletLoss(online="all")
+    compiled = torch.compile(lambda *leaves: loss_fn(*leaves) * 2, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for count in (6, 9):
+        results = []
+        for function in (compiled, lambda *leaves: loss_fn(*leaves) * 2):
+            leaves = [operand.requires_grad_() for operand in make_operands(count, 5)]
+            loss = function(*leaves)
+            loss.backward()
+            results.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+        assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_compile_with_inductor():
+    loss_fn = aoq_ext.AdaptiveQuintupletLoss()
+    operands = make_operands(8, 6, dtype=torch.float32)
+    compiled = torch.compile(lambda *leaves: loss_fn(*(leaf * 0.5 for leaf in leaves)), fullgraph=True)
+    torch.testing.assert_close(compiled(*operands), loss_fn(*(operand * 0.5 for operand in operands)))
+
+
+def test_double_backward_is_refused():
+    leaves = [operand.requires_grad_() for operand in make_operands(4, 3)]
+    loss = functional.adaptive_quintuplet_loss(*leaves)
+    grads = torch.autograd.grad(loss, leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grads[0].sum().backward()
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2, 5), (0, 3, 4), range(6)])
+@pytest.mark.parametrize("online", ONLINE)
+def test_only_the_gradients_asked_for(wanted, online):
+    operands = make_operands(12, 5)
+    full = [operand.clone().requires_grad_() for operand in operands]
+    functional.adaptive_quintuplet_loss(*full, online=online).backward()
+    some = [operand.clone().requires_grad_(i in wanted) for i, operand in enumerate(operands)]
+    functional.adaptive_quintuplet_loss(*some, online=online).backward()
+    for i, (leaf, expected) in enumerate(zip(some, full)):
+        assert (leaf.grad is not None) == (i in wanted)
+        if i in wanted:
+            assert torch.equal(leaf.grad, expected.grad)
+
+
+def test_autocast_does_not_round_the_scores():
+    operands = make_operands(30, 16, dtype=torch.float32)
+    for form in (functional.adaptive_quintuplet_loss, aoq_ext.reference.adaptive_quintuplet_loss):
+        expected = form(*operands)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(form(*operands), expected)
+
+
+def test_meta_and_inference_mode():
+    operands = make_operands(6, 4, dtype=torch.float32)
+    meta = torch.ops.aoq.quintuplet_forward(*forward_arguments([o.to("meta") for o in operands], None))
+    assert meta[0].shape == ()
+    with torch.inference_mode():
+        loss = functional.adaptive_quintuplet_loss(*[operand.clone() for operand in operands])
+    assert torch.equal(loss, functional.adaptive_quintuplet_loss(*operands))
+
+
+def test_deterministic_algorithms_are_accepted():
+    try:
+        torch.use_deterministic_algorithms(True)
+        leaves = [operand.requires_grad_() for operand in make_operands(6, 4)]
+        functional.adaptive_quintuplet_loss(*leaves).backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.isfinite(leaf.grad).all() for leaf in leaves)
+
+
+@pytest.mark.parametrize("online", ["hardest", "all"])
+def test_extra_memory_grows_with_b_not_with_its_square(online):
+    """Peak memory of forward and backward, in a process of its own; 12000² scores alone would take 550 MiB."""
+    program = f"""
+        import resource, torch, aoq_ext
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        def step(count):
+            rows = [torch.randn(count, 16).requires_grad_() for _ in range(6)]
+            aoq_ext.functional.adaptive_quintuplet_loss(*rows, online={online!r}).backward()
+        step(2048)
+        before = peak()
+        step(12000)
+        print(peak() - before)
+    """
+    output = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert float(output.stdout) < 60  # MiB
