@@ -1,0 +1,66 @@
+"""Files that are written whole or not at all.
+
+A reader of ``path`` sees either the old content or the new one, also when the process is killed half-way: the content
+goes to a temporary file in the same folder, is flushed to the disk, and then takes the name in one step.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> Path:
+    """Let ``writer`` fill a new file, then give it the name ``path``; returns ``path``.
+
+    ``writer`` gets a binary file open for writing, and need not close it: ``lambda file: np.save(file, array)``. The
+    folder is made when it is missing. When ``writer`` raises, the error goes on to the caller, the temporary file is
+    removed, and whatever stood at ``path`` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            writer(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _mode_for(path))
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def write_bytes_atomically(path: str | Path, data: bytes) -> Path:
+    """Make ``path`` hold exactly ``data``, as `write_atomically` does; returns ``path``."""
+    return write_atomically(path, lambda file: file.write(data))
+
+
+def _mode_for(path: Path) -> int:
+    """The permissions an ordinary ``open(path, "wb")`` would have left: mkstemp's own are for the owner alone."""
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last through a power cut, where the system lets a folder be opened and synced."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

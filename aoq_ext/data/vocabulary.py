@@ -1,0 +1,109 @@
+"""A word-level tokeniser: lower case, split at everything that is neither a letter nor a digit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aoq_ext.data.files import write_bytes_atomically
+
+PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
+SPECIAL_TOKENS = (PAD, START, END, UNKNOWN)  # indices 0, 1, 2, 3
+
+_WORD = re.compile(r"[^\W_]+")
+_BYTES_REPR = re.compile(r"""\s*b(['"]).*\1\s*""", re.DOTALL)
+_FORMAT = "aoq_ext.vocabulary/1"
+
+
+def tokenize(caption: str) -> list[str]:
+    """The lower-case words of a caption: ``"T-shirt, blue"`` gives ``["t", "shirt", "blue"]``.
+
+    A caption that is ``bytes`` is a TypeError, and text that Python printed from ``bytes`` (``"b'a cat'"``) a
+    ValueError: such captions put the word "b" in front of every sentence and change every number that is measured.
+    """
+    if not isinstance(caption, str):
+        raise TypeError(f"captions: expected str, got {type(caption).__name__}: {caption!r:.60}; decode it first")
+    if _BYTES_REPR.fullmatch(caption):
+        raise ValueError(
+            f"captions: {caption!r:.60} is the printed form of a bytes object, not text; "
+            'read the file with open(path, encoding="utf-8") or decode the bytes'
+        )
+    return _WORD.findall(caption.lower())
+
+
+class Vocabulary:
+    """Words and their indices; index 0 pads, 1 starts and 2 ends a caption, 3 stands for unknown words."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        """``words``: every word but the special ones, in index order from 4 on, without repeats."""
+        self._words = [*SPECIAL_TOKENS, *words]
+        self._index = {word: index for index, word in enumerate(self._words)}
+        if len(self._index) != len(self._words):
+            repeated = next(word for word, count in Counter(self._words).items() if count > 1)
+            raise ValueError(f"words: expected every word once and no special token, got {repeated!r} twice")
+
+    @classmethod
+    def build(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
+        """The words that occur at least ``min_count`` times, most frequent first, ties in alphabetical order."""
+        if isinstance(captions, (str, bytes)):
+            raise TypeError(f"captions: expected a list of captions, got one {type(captions).__name__}")
+        counts = Counter(word for caption in captions for word in tokenize(caption))
+        return cls(sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w)))
+
+    def __len__(self) -> int:
+        """The number of indices, special tokens included: the size of an embedding table."""
+        return len(self._words)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self._words == other._words
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._words))
+
+    @property
+    def words(self) -> list[str]:
+        """Every token in index order, special ones first."""
+        return list(self._words)
+
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens (M, L) int64, padded with 0, and lengths (M,) int64, which count ``<start>`` and ``<end>``."""
+        if isinstance(captions, (str, bytes)):
+            raise TypeError(f"captions: expected a list of captions, got one {type(captions).__name__}")
+        start, end, unknown = (self._index[token] for token in (START, END, UNKNOWN))
+        rows = [[start, *(self._index.get(word, unknown) for word in tokenize(c)), end] for c in captions]
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        longest = max((len(row) for row in rows), default=0)
+        padded = [row + [0] * (longest - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest), lengths
+
+    def decode(self, tokens: Sequence[int] | Tensor) -> str:
+        """The words of one row of tokens, without padding, start and end."""
+        skipped = {self._index[token] for token in (PAD, START, END)}
+        return " ".join(self._words[index] for index in map(int, tokens) if index not in skipped)
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON to ``path``, whole or not at all; returns the path."""
+        text = json.dumps(
+            {"format": _FORMAT, "words": self._words[len(SPECIAL_TOKENS) :]}, ensure_ascii=False, indent=0
+        )
+        return write_bytes_atomically(path, text.encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Read what `save` wrote; ValueError when the file is something else."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected what Vocabulary.save wrote, got no valid JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise ValueError(f"{path}: expected a vocabulary with format {_FORMAT!r}, got other JSON")
+        words = content.get("words")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{path}: words: expected a list of strings")
+        return cls(words)
