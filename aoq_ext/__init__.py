@@ -1,7 +1,22 @@
-"""Adaptive Offline Quintuplet loss for image-text matching, as fused kernels (arXiv 2003.03669)."""
+"""Adaptive Offline Quintuplet loss for image-text matching, as fused kernels (ECCV 2020, arXiv 2003.03669)."""
 
-from . import functional, reference
+from . import functional, metrics, reference
+from ._build_info import build_info
+from ._version import __version__
 from .losses import AdaptiveQuintupletLoss, AdaptiveQuintupletScoreLoss
+from .mining import HardNegatives, mine_hard_negatives
+from .selection import OnlineNegatives, hardest_negatives
 
-__all__ = ["AdaptiveQuintupletLoss", "AdaptiveQuintupletScoreLoss", "functional", "reference"]
-__version__ = "0.1.0"
+__all__ = [
+    "AdaptiveQuintupletLoss",
+    "AdaptiveQuintupletScoreLoss",
+    "HardNegatives",
+    "OnlineNegatives",
+    "__version__",
+    "build_info",
+    "functional",
+    "hardest_negatives",
+    "metrics",
+    "mine_hard_negatives",
+    "reference",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ._ops import BUILD_FACTS, LIBRARY
+from ._library import BUILD_FACTS, LIBRARY
 from ._version import __version__
 
 

@@ -1,60 +1,14 @@
-"""The operators: loading the library, typed calls, fake kernels and the autograd formula."""
+"""Typed calls of the operators."""
 
 from __future__ import annotations
 
-import ctypes
-import json
-import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._options import LossOptions, Objective, Online, Reduction, Similarity
-
-LIBRARY = Path(__file__).with_name("libaoq.so")
-MINIMUM_TORCH = (2, 11)
-SAVED_ROWS = 10  # kSavedRows of csrc/params.h
-
-Operands = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-
-
-def _load_library() -> dict[str, str]:
-    release = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if release < MINIMUM_TORCH:
-        raise ImportError(
-            f"aoq_ext needs torch 2.11 or later, found {torch.__version__}; run `pip install --upgrade 'torch>=2.11'`"
-        )
-    if not LIBRARY.exists():
-        raise ImportError(
-            f"the compiled library {LIBRARY.name} is not beside aoq_ext ({LIBRARY.parent}); "
-            "install the package with `pip install .` from its source folder, and do not import it from there"
-        )
-    if not _is_registered("aoq::quintuplet_forward"):  # loading a second library of this namespace would crash
-        try:
-            torch.ops.load_library(str(LIBRARY))
-        except OSError as error:
-            raise ImportError(
-                f"{LIBRARY} does not load under torch {torch.__version__}: {error}; reinstall aoq_ext from its source "
-                "folder with `pip install --force-reinstall --no-deps .`"
-            ) from error
-    describe = ctypes.CDLL(str(LIBRARY)).aoq_build_info
-    describe.restype = ctypes.c_char_p
-    facts: dict[str, str] = json.loads(describe())
-    return facts
-
-
-def _is_registered(name: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel(name)) if _has_schema(name) else False
-
-
-def _has_schema(name: str) -> bool:
-    return bool(torch._C._jit_get_schemas_for_operator(name))
-
-
-BUILD_FACTS = _load_library()
+from ._autograd import QuintupletLoss, QuintupletScoreLoss
+from ._options import LossOptions, Objective
 
 
 def has_kernel(tensor: Tensor) -> bool:
@@ -62,104 +16,77 @@ def has_kernel(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def quintuplet_loss(operands: Operands, options: LossOptions) -> Tensor:
-    """The fused loss; operands: image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids."""
-    used = (2, 4, 6, 6)[options.objective]  # an offline negative the objective does not use is not an operand
-    unused = [None] * (6 - used)
-    out = torch.ops.aoq.quintuplet_forward(
-        *operands[:used], *unused, operands[6],
+def quintuplet_loss(
+    image: Tensor,  # (B, D)
+    text: Tensor,  # (B, D)
+    hard_image: Tensor | None,  # (B, D) or (B, K, D)
+    hard_text: Tensor | None,
+    hard_text_image: Tensor | None,
+    hard_image_text: Tensor | None,
+    group_ids: Tensor | None,  # (B,)
+    options: LossOptions,
+) -> Tensor:  # () or (B,)
+    """The fused loss of embeddings."""
+    if options.objective < Objective.OFFLINE_QUINTUPLET:  # what the objective does not use is not an operand
+        hard_text_image = hard_image_text = None
+    if options.objective < Objective.OFFLINE_TRIPLET:
+        hard_image = hard_text = None
+    operator = _differentiable(QuintupletLoss, torch.ops.aoq.quintuplet_forward)
+    loss: Tensor = operator(
+        image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids,
         options.margin_online, options.margin_offline, options.alpha, options.beta,
         int(options.objective), int(options.online), int(options.similarity), int(options.reduction),
         options.detach_weight, options.clamp_weight,
-    )  # fmt: skip
-    loss: Tensor = out[0]
+    )[0]  # fmt: skip
     return loss
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def quintuplet_score_loss(
+    scores: Tensor,  # (B, B)
+    hard_text_scores: Tensor | None,  # (B,)
+    hard_image_scores: Tensor | None,
+    hard_pair_scores: Tensor | None,
+    partner_pair_scores: Tensor | None,
+    group_ids: Tensor | None,  # (B,)
+    options: LossOptions,
+) -> Tensor:  # () or (B,)
+    """The fused loss of a score matrix."""
+    if options.objective < Objective.OFFLINE_QUINTUPLET:
+        hard_pair_scores = partner_pair_scores = None
+    if options.objective < Objective.OFFLINE_TRIPLET:
+        hard_text_scores = hard_image_scores = None
+    operator = _differentiable(QuintupletScoreLoss, torch.ops.aoq.quintuplet_score_forward)
+    loss: Tensor = operator(
+        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids,
+        options.margin_online, options.margin_offline, options.alpha, options.beta,
+        int(options.objective), int(options.online), int(options.reduction),
+        options.detach_weight, options.clamp_weight,
+    )[0]  # fmt: skip
+    return loss
 
 
-@torch.library.register_fake("aoq::quintuplet_forward")
-def _(
-    image: Tensor,  # (B, D)
-    text: Tensor,
-    hard_image: Tensor | None,
-    hard_text: Tensor | None,
-    hard_text_image: Tensor | None,
-    hard_image_text: Tensor | None,
-    group_ids: Tensor | None,
-    margin_online: float,
-    margin_offline: float,
-    alpha: float,
-    beta: float,
-    objective: int,
-    online: int,
-    similarity: int,
-    reduction: int,
-    detach_weight: bool,
-    clamp_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    count, dtype = image.shape[0], _compute_dtype(image)
-    loss = image.new_empty((count,) if reduction == Reduction.NONE else (), dtype=dtype)
-    index = image.new_empty((count,), dtype=torch.int64)
-    choice = image.new_empty((2, count), dtype=torch.int64)
-    saved = image.new_empty((SAVED_ROWS, count), dtype=dtype)
-    return loss, index, torch.empty_like(index), choice, saved
+def _differentiable(function: type[torch.autograd.Function], operator: Any) -> Any:
+    return function.apply if torch.is_grad_enabled() and not torch.compiler.is_compiling() else operator
 
 
-@torch.library.register_fake("aoq::quintuplet_backward")
-def _(
-    grad_loss: Tensor,  # () or (B,)
-    image: Tensor,  # (B, D)
-    text: Tensor,
-    hard_image: Tensor | None,
-    hard_text: Tensor | None,
-    hard_text_image: Tensor | None,
-    hard_image_text: Tensor | None,
-    group_ids: Tensor | None,
-    text_index: Tensor,  # (B,)
-    image_index: Tensor,  # (B,)
-    choice: Tensor,  # (2, B)
-    saved: Tensor,  # (SAVED_ROWS, B)
-    margin_online: float,
-    objective: int,
-    online: int,
-    similarity: int,
-    reduction: int,
-    needs: int,
-) -> tuple[Tensor, ...]:
-    operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
-    return tuple(
-        image.new_empty((0,) if operand is None or not needs >> bit & 1 else operand.shape)
-        for bit, operand in enumerate(operands)
+def mine_top_k(
+    anchors: Tensor,  # (N, D), float32, float16 or bfloat16, on the CPU
+    candidates: Tensor,  # (M, D), the same
+    k: int,  # 1 ≤ k ≤ M
+    anchor_ids: Tensor | None,  # (N,)
+    candidate_ids: Tensor | None,  # (M,)
+    candidate_norm: float,  # no candidate is longer
+    panel: int = 0,  # candidates in a panel of scores; 0: as fits the cache
+) -> tuple[Tensor, Tensor]:
+    """Indices (N, k) int64 and scores (N, k) float32 of the k hardest candidates of each anchor."""
+    ids = (None if given is None else given.long() for given in (anchor_ids, candidate_ids))
+    found: tuple[Tensor, Tensor] = torch.ops.aoq.mine_top_k(
+        anchors.float(), candidates.float(), k, *ids, candidate_norm, _matmul_input_rounding(), panel
     )
+    return found
 
 
-def _setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
-    operands, (margin_online, *_), codes = inputs[:7], inputs[7:11], inputs[11:15]
-    _, text_index, image_index, choice, saved = output
-    ctx.mark_non_differentiable(text_index, image_index, choice, saved)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*operands, text_index, image_index, choice, saved)
-    ctx.margin_online, ctx.codes = margin_online, codes
-
-
-def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    wanted = ctx.needs_input_grad[:6]
-    if grad_loss is None or not any(wanted):
-        return (None,) * 17
-    needs = sum(1 << bit for bit, flag in enumerate(wanted) if flag)
-    grads = torch.ops.aoq.quintuplet_backward(grad_loss, *ctx.saved_tensors, ctx.margin_online, *ctx.codes, needs)
-    return (*(grad if flag else None for grad, flag in zip(grads, wanted)), *(None,) * 11)
-
-
-def _refuse_double_backward(ctx: Any, *_: Tensor | None) -> None:
-    raise RuntimeError(
-        "aoq_ext losses have no second derivative: double backward (create_graph=True) is not supported; "
-        "use aoq_ext.reference.adaptive_quintuplet_loss, which is plain PyTorch"
-    )
-
-
-torch.library.register_autograd("aoq::quintuplet_forward", _backward, setup_context=_setup_context)
-torch.library.register_autograd("aoq::quintuplet_backward", _refuse_double_backward)
+def _matmul_input_rounding() -> float:
+    """How far torch may round the inputs of a float32 product on the CPU: not at all, or to bfloat16 if allowed to."""
+    exact = torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")  # type: ignore[attr-defined]
+    return 0.0 if exact else 2.0**-8

@@ -102,7 +102,7 @@ def embedding_loss(
     check_embeddings(image, text, offline, group_ids, options)
     arguments = (image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids)
     if _ops.has_kernel(image):
-        return _ops.quintuplet_loss(arguments, options)
+        return _ops.quintuplet_loss(*arguments, options)
     _warn_once(image.device.type)
     return reference.adaptive_quintuplet_loss(*arguments, **vars(options))
 
@@ -124,9 +124,11 @@ def score_loss(
         "partner_pair_scores": partner_pair_scores,
     }
     check_scores(scores, offline, group_ids, options)
-    return reference.adaptive_quintuplet_score_loss(
-        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, **vars(options)
-    )
+    arguments = (scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids)
+    if _ops.has_kernel(scores):
+        return _ops.quintuplet_score_loss(*arguments, options)
+    _warn_once(scores.device.type)
+    return reference.adaptive_quintuplet_score_loss(*arguments, **vars(options))
 
 
 @cache

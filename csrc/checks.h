@@ -70,4 +70,19 @@ E check_enum(int64_t value, E last, const char* name) {
   return static_cast<E>(value);
 }
 
+inline LossParams make_params(double margin_online, double margin_offline, double alpha, double beta, int64_t objective,
+                              int64_t online, int64_t similarity, int64_t reduction, bool detach_weight,
+                              bool clamp_weight) {
+  return {margin_online,
+          margin_offline,
+          alpha,
+          beta,
+          check_enum(objective, Objective::kAdaptiveQuintuplet, "objective"),
+          check_enum(online, Online::kAll, "online"),
+          check_enum(similarity, Similarity::kOrder, "similarity"),
+          check_enum(reduction, Reduction::kNone, "reduction"),
+          detach_weight,
+          clamp_weight};
+}
+
 }  // namespace aoq

@@ -13,4 +13,20 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "Tensor choice, Tensor saved, float margin_online, int objective, int online, int similarity, int reduction, "
       "int needs) -> (Tensor image, Tensor text, Tensor hard_image, Tensor hard_text, Tensor hard_text_image, "
       "Tensor hard_image_text)");
+  m.def(
+      "quintuplet_score_forward(Tensor scores, Tensor? hard_text_scores, Tensor? hard_image_scores, "
+      "Tensor? hard_pair_scores, Tensor? partner_pair_scores, Tensor? group_ids, float margin_online, "
+      "float margin_offline, float alpha, float beta, int objective, int online, int reduction, bool detach_weight, "
+      "bool clamp_weight) -> (Tensor loss, Tensor text_index, Tensor image_index, Tensor saved)");
+  m.def(
+      "quintuplet_score_backward(Tensor grad_loss, Tensor scores, Tensor? group_ids, Tensor text_index, "
+      "Tensor image_index, Tensor saved, float margin_online, int online, int reduction, int needs) -> "
+      "(Tensor scores, Tensor hard_text_scores, Tensor hard_image_scores, Tensor hard_pair_scores, "
+      "Tensor partner_pair_scores)");
+  m.def(
+      "hardest_negatives(Tensor image, Tensor text, Tensor? group_ids) -> "
+      "(Tensor text_index, Tensor text_score, Tensor image_index, Tensor image_score)");
+  m.def(
+      "mine_top_k(Tensor anchors, Tensor candidates, int k, Tensor? anchor_ids, Tensor? candidate_ids, "
+      "float candidate_norm, float input_rounding, int panel) -> (Tensor indices, Tensor scores)");
 }

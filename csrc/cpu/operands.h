@@ -15,7 +15,7 @@ inline constexpr int64_t kRowGrain = 64;  // rows one thread takes at least
 
 template <class T>
 struct Rows {
-  Tensor tensor;  // (count, width)
+  Tensor tensor;  // what the rows are: (B, D) or (B, K, D)
   T* data;
   int64_t count, width;
   std::vector<T> norm;  // (count,) lengths before normalisation, for cosine alone
@@ -28,22 +28,28 @@ Rows<T> view_rows(const Tensor& tensor) {  // (count, width), contiguous
   return {tensor, static_cast<T*>(tensor.mutable_data_ptr()), tensor.size(0), tensor.size(1), {}};
 }
 
-// (…, D) of any float dtype and strides -> (rows, D)
+// The values in the compute type, contiguous: the input itself where it is that already.
+template <class T>
+Tensor as_contiguous(const Tensor& input) {
+  if (input.scalar_type() == kScalarType<T> && input.is_contiguous()) return input;
+  return torch::stable::contiguous(torch::stable::to(input, kScalarType<T>));
+}
+
+// (…, D) of any float dtype and strides, as rows of D
 template <class T>
 Rows<T> load_rows(const Tensor& input, Similarity similarity) {
   const int64_t width = input.size(input.dim() - 1);
-  const int64_t count = width ? input.numel() / width : input.size(0) * (input.dim() == 3 ? input.size(1) : 1);
-  Tensor values = torch::stable::contiguous(torch::stable::to(input, kScalarType<T>));
+  const int64_t count = input.size(0) * (input.dim() == 3 ? input.size(1) : 1);
+  Tensor values = as_contiguous<T>(input);
   if (similarity == Similarity::kCosine) values = torch::stable::clone(values);
-  const std::array<int64_t, 2> shape{count, width};
-  Rows<T> rows{torch::stable::view(values, {shape.data(), 2}), static_cast<T*>(values.data_ptr()), count, width, {}};
+  Rows<T> rows{values, static_cast<T*>(values.data_ptr()), count, width, {}};
   if (similarity == Similarity::kCosine) {
     rows.norm.resize(count);
     torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         T* row = rows.row(i);
-        rows.norm[i] = std::sqrt(dot(row, row, width));
-        const T norm = rows.norm[i];
+        const T norm = std::sqrt(dot(row, row, width));
+        rows.norm[i] = norm;
         for (int64_t d = 0; d < width; ++d) row[d] = norm == T(0) ? T(0) : row[d] / norm;
       }
     });

@@ -2,10 +2,9 @@
 // and written once. With all negatives the tiles of S are walked again and multiplied out.
 #include <tuple>
 
-#include "checks.h"
-#include "cpu/groups.h"
+#include "cpu/all_negatives.h"
+#include "cpu/backward_inputs.h"
 #include "cpu/score_tiles.h"
-#include "math/hinge.h"
 
 namespace aoq::cpu {
 namespace {
@@ -17,24 +16,6 @@ enum Needs : int64_t {
   kHardText = 8,
   kHardTextImage = 16,
   kHardImageText = 32,
-};
-
-// The anchors that chose each row, in ascending order: a counting sort of the argmax map.
-struct Choosers {
-  std::vector<int64_t> start;  // (B + 1,)
-  std::vector<int64_t> anchor;
-
-  Choosers(const int64_t* chosen, int64_t count) : start(count + 1, 0) {
-    for (int64_t i = 0; i < count; ++i) {
-      if (chosen[i] >= 0) ++start[chosen[i] + 1];
-    }
-    for (int64_t i = 0; i < count; ++i) start[i + 1] += start[i];
-    anchor.resize(start[count]);
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
-    for (int64_t i = 0; i < count; ++i) {
-      if (chosen[i] >= 0) anchor[next[chosen[i]]++] = i;
-    }
-  }
 };
 
 template <class T>
@@ -159,45 +140,33 @@ void accumulate_rows(const Backward<T>& b, const Rows<T>& grad, int64_t first, i
 
 // Online::kAll: image_grad and text_grad receive the part of every active negative.
 template <class T>
-void add_all_negatives(const Backward<T>& b, const std::vector<Key<T>>& groups, Rows<T>& image_grad,
-                       Rows<T>& text_grad) {
-  const T* positive = b.saved + kPositive * b.count();
-  for_each_score_tile(b.image, b.text, b.similarity, [&](const ScoreTile<T>& tile) {
+void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, Rows<T>& image_grad, Rows<T>& text_grad) {
+  const EmbeddingScores<T> scores(b.image, b.text, b.similarity);
+  for_each_score_tile(scores, [&](const ScoreTile<T>& tile) {
     torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {  // S becomes ∂loss/∂S in place
       for (int64_t r = begin; r < end; ++r) {
-        const int64_t i = tile.first_row + r;
-        const T by_image = b.slope(kTextWeight, i);
-        for (int64_t c = 0; c < tile.columns; ++c) {
-          const int64_t j = tile.first_column + c;
-          T& score = tile.scores[r * tile.columns + c];
-          const bool negative = i != j && (groups.empty() || groups[i] != groups[j]);
-          const T value = b.margin + score;
-          score = negative ? hinge_slope(value - positive[i]) * by_image +
-                                 hinge_slope(value - positive[j]) * b.slope(kImageWeight, j)
-                           : T(0);
-        }
+        all.row(tile.first_row + r, tile.first_column, tile.columns, tile.row(r), tile.row(r));
       }
     });
     if (b.similarity != Similarity::kOrder) {
-      Tensor slopes = tile.tensor;
-      const Tensor texts = torch::stable::narrow(text_grad.tensor, 0, tile.first_column, tile.columns);
-      const Tensor images = torch::stable::narrow(image_grad.tensor, 0, tile.first_row, tile.rows);
-      Tensor x = b.image.tensor, y = b.text.tensor;
-      addmm_(images, slopes, torch::stable::narrow(y, 0, tile.first_column, tile.columns));
-      addmm_(texts, torch::stable::transpose(slopes, 0, 1), torch::stable::narrow(x, 0, tile.first_row, tile.rows));
+      Tensor slopes = cpu_view(tile.scores, tile.rows, tile.columns, kScalarType<T>);
+      const auto rows = [&](Tensor all_rows) {
+        return torch::stable::narrow(all_rows, 0, tile.first_row, tile.rows);
+      };
+      const auto columns = [&](Tensor all_rows) {
+        return torch::stable::narrow(all_rows, 0, tile.first_column, tile.columns);
+      };
+      addmm_(rows(image_grad.tensor), slopes, columns(b.text.tensor));
+      addmm_(columns(text_grad.tensor), torch::stable::transpose(slopes, 0, 1), rows(b.image.tensor));
       return;
     }
     accumulate_rows(b, image_grad, tile.first_row, tile.rows, [&](int64_t r, RowGradient<T>& sum) {
       const T* x = b.image.row(tile.first_row + r);
-      for (int64_t c = 0; c < tile.columns; ++c) {
-        sum.by_image(tile.scores[r * tile.columns + c], x, b.text.row(tile.first_column + c));
-      }
+      for (int64_t c = 0; c < tile.columns; ++c) sum.by_image(tile.row(r)[c], x, b.text.row(tile.first_column + c));
     });
     accumulate_rows(b, text_grad, tile.first_column, tile.columns, [&](int64_t c, RowGradient<T>& sum) {
       const T* y = b.text.row(tile.first_column + c);
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        sum.by_text(tile.scores[r * tile.columns + c], b.image.row(tile.first_row + r), y);
-      }
+      for (int64_t r = 0; r < tile.rows; ++r) sum.by_text(tile.row(r)[c], b.image.row(tile.first_row + r), y);
     });
   });
 }
@@ -210,12 +179,15 @@ Rows<T> new_gradient(int64_t count, int64_t width, bool zero) {
 
 // The gradients by image and text.
 template <class T>
-void pair_gradients(const Backward<T>& b, const std::vector<Key<T>>& groups, int64_t needs, Tensor& image,
+void pair_gradients(const Backward<T>& b, const std::optional<Tensor>& group_ids, int64_t needs, Tensor& image,
                     Tensor& text) {
   const int64_t count = b.count();
   const bool all = b.online == Online::kAll;
   Rows<T> by_image = new_gradient<T>(count, b.width(), all), by_text = new_gradient<T>(count, b.width(), all);
-  if (all) add_all_negatives(b, groups, by_image, by_text);
+  if (all) {
+    const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, count), b.margin);
+    add_all_negatives(b, negatives, by_image, by_text);
+  }
   const auto gather_rows = [&](const Rows<T>& out, const Rows<T>& operand, const int64_t* chosen, auto gather) {
     const Choosers choosers(chosen, count);
     torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
@@ -285,24 +257,6 @@ void offline_gradients(const Backward<T>& b, int64_t needs, std::array<Tensor*, 
   }
 }
 
-// ∂loss/∂L_i from the gradient of the reduced loss.
-template <class T>
-std::vector<T> anchor_grads(const Tensor& grad_loss, Reduction reduction, int64_t count) {
-  const Tensor values = torch::stable::contiguous(torch::stable::to(grad_loss, kScalarType<T>));
-  STD_TORCH_CHECK(values.numel() == (reduction == Reduction::kNone ? count : 1), "grad_loss has the wrong shape");
-  const T* grad = static_cast<const T*>(values.const_data_ptr());
-  if (reduction == Reduction::kNone) return {grad, grad + count};
-  return std::vector<T>(count, reduction == Reduction::kMean ? *grad / T(count) : *grad);
-}
-
-void check_indices(const Tensor& index, int64_t count, int64_t limit, const char* name) {
-  STD_TORCH_CHECK(index.numel() == count && index.scalar_type() == ScalarType::Long && index.is_contiguous(), name,
-                  " must be what quintuplet_forward returned");
-  const auto* values = static_cast<const int64_t*>(index.const_data_ptr());
-  STD_TORCH_CHECK(std::all_of(values, values + count, [&](int64_t i) { return i >= -1 && i < limit; }), name,
-                  " is out of range");
-}
-
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::optional<Tensor> hard_image,
@@ -315,11 +269,6 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
   const int64_t count = image.size(0);
   const bool offline = rung >= Objective::kOfflineTriplet, pairs = rung >= Objective::kOfflineQuintuplet;
-  check_indices(text_index, count, count, "text_index");
-  check_indices(image_index, count, count, "image_index");
-  STD_TORCH_CHECK(
-      saved.numel() == kSavedRows * count && saved.scalar_type() == compute_type(image) && saved.is_contiguous(),
-      "saved must be what quintuplet_forward returned");
   const int64_t available =
       kImage | kText | (offline ? kHardImage | kHardText : 0) | (pairs ? kHardTextImage | kHardImageText : 0);
   needs &= available;
@@ -334,17 +283,17 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
                   load_candidates<T>(hard_text, offline, kind),
                   load_candidates<T>(hard_text_image, pairs, kind),
                   load_candidates<T>(hard_image_text, pairs, kind),
-                  static_cast<const int64_t*>(text_index.const_data_ptr()),
-                  static_cast<const int64_t*>(image_index.const_data_ptr()),
+                  checked_indices(text_index, count, count, "text_index"),
+                  checked_indices(image_index, count, count, "image_index"),
                   static_cast<const int64_t*>(choice.const_data_ptr()),
-                  static_cast<const T*>(saved.const_data_ptr()),
+                  checked_saved<T>(saved, count),
                   anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), count),
                   check_enum(online, Online::kAll, "online"),
                   kind,
                   T(margin_online)};
     const int64_t candidates = std::max(b.hard_text.per_anchor, b.hard_image.per_anchor);
-    check_indices(choice, 2 * count, candidates, "choice");
-    if (needs & (kImage | kText)) pair_gradients(b, load_groups<T>(group_ids, count), needs, grads[0], grads[1]);
+    checked_indices(choice, 2 * count, candidates, "choice");
+    if (needs & (kImage | kText)) pair_gradients(b, group_ids, needs, grads[0], grads[1]);
     offline_gradients(b, needs, {&grads[2], &grads[3], &grads[4], &grads[5]});
   });
 
@@ -352,8 +301,9 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
                                                                    &hard_image_text};
   for (int64_t g = 0; g < 6; ++g) {
     if (!(needs & (int64_t{1} << g))) continue;
-    if (g >= 2) grads[g] = torch::stable::view(grads[g], (*offline_inputs[g - 2])->sizes());
-    grads[g] = torch::stable::to(grads[g], image.scalar_type());
+    const bool candidates = g >= 2 && (*offline_inputs[g - 2])->dim() == 3;
+    if (candidates) grads[g] = torch::stable::view(grads[g], (*offline_inputs[g - 2])->sizes());
+    if (grads[g].scalar_type() != image.scalar_type()) grads[g] = torch::stable::to(grads[g], image.scalar_type());
   }
   return {grads[0], grads[1], grads[2], grads[3], grads[4], grads[5]};
 }

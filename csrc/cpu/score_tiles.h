@@ -27,42 +27,78 @@ inline TileShape tile_shape(int64_t count, int64_t element_size) {
 
 template <class T>
 struct ScoreTile {
-  T* scores;  // (rows, columns), contiguous
-  Tensor tensor;
+  T* scores;  // (rows, columns)
+  int64_t stride;
   int64_t first_row, rows, first_column, columns;
+
+  T* row(int64_t r) const { return scores + r * stride; }
 };
 
+// S of two embeddings, computed tile by tile into one buffer. A visitor may overwrite the tile.
 template <class T>
-void order_scores(const Rows<T>& image, const Rows<T>& text, const ScoreTile<T>& tile) {
-  torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      for (int64_t c = 0; c < tile.columns; ++c) {
-        tile.scores[r * tile.columns + c] =
-            -order_distance(image.row(tile.first_row + r), text.row(tile.first_column + c), image.width);
-      }
+class EmbeddingScores {
+ public:
+  EmbeddingScores(const Rows<T>& image, const Rows<T>& text, Similarity similarity)
+      : image_(image), text_(text), similarity_(similarity), shape_(tile_shape(image.count, sizeof(T))) {
+    buffer_ = empty_cpu({shape_.rows * shape_.columns}, kScalarType<T>);
+  }
+
+  int64_t count() const { return image_.count; }
+  TileShape shape() const { return shape_; }
+
+  ScoreTile<T> tile(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    T* scores = static_cast<T*>(buffer_.mutable_data_ptr());
+    const ScoreTile<T> tile{scores, columns, row, rows, column, columns};
+    if (similarity_ == Similarity::kOrder) {
+      order_scores(tile);
+    } else {
+      Tensor images = image_.tensor, texts = text_.tensor;
+      texts = torch::stable::narrow(texts, 0, column, columns);
+      mm_out(cpu_view(scores, rows, columns, kScalarType<T>), torch::stable::narrow(images, 0, row, rows),
+             torch::stable::transpose(texts, 0, 1));
     }
-  });
-}
+    return tile;
+  }
+
+ private:
+  void order_scores(const ScoreTile<T>& tile) const {
+    torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const T* x = image_.row(tile.first_row + r);
+        for (int64_t c = 0; c < tile.columns; ++c) {
+          tile.row(r)[c] = -order_distance(x, text_.row(tile.first_column + c), image_.width);
+        }
+      }
+    });
+  }
+
+  const Rows<T>&image_, &text_;
+  Similarity similarity_;
+  TileShape shape_;
+  Tensor buffer_;
+};
+
+// S as the caller computed it, (B, B) contiguous; tiles are views of it, not to be written.
+template <class T>
+struct GivenScores {
+  Tensor scores;
+
+  int64_t count() const { return scores.size(0); }
+  TileShape shape() const { return tile_shape(count(), sizeof(T)); }
+  T* row(int64_t i) const { return static_cast<T*>(scores.data_ptr()) + i * count(); }
+  ScoreTile<T> tile(int64_t row_index, int64_t rows, int64_t column, int64_t columns) const {
+    return {row(row_index) + column, count(), row_index, rows, column, columns};
+  }
+};
 
 // Calls visit(tile) for every tile, row by row of tiles, columns in order.
-template <class T, class Visit>
-void for_each_score_tile(const Rows<T>& image, const Rows<T>& text, Similarity similarity, Visit&& visit) {
-  const int64_t count = image.count;
-  const TileShape shape = tile_shape(count, sizeof(T));
-  const Tensor buffer = empty_cpu({shape.rows * shape.columns}, kScalarType<T>);
-  T* scores = static_cast<T*>(buffer.mutable_data_ptr());
-  Tensor x = image.tensor, y = text.tensor;
+template <class Scores, class Visit>
+void for_each_score_tile(const Scores& scores, Visit&& visit) {
+  const int64_t count = scores.count();
+  const TileShape shape = scores.shape();
   for (int64_t row = 0; row < count; row += shape.rows) {
     for (int64_t column = 0; column < count; column += shape.columns) {
-      const int64_t rows = std::min(shape.rows, count - row), columns = std::min(shape.columns, count - column);
-      ScoreTile<T> tile{scores, cpu_view(scores, rows, columns, kScalarType<T>), row, rows, column, columns};
-      if (similarity == Similarity::kOrder) {
-        order_scores(image, text, tile);
-      } else {
-        Tensor texts = torch::stable::narrow(y, 0, column, columns);
-        mm_out(tile.tensor, torch::stable::narrow(x, 0, row, rows), torch::stable::transpose(texts, 0, 1));
-      }
-      visit(tile);
+      visit(scores.tile(row, std::min(shape.rows, count - row), column, std::min(shape.columns, count - column)));
     }
   }
 }

@@ -1,0 +1,53 @@
+"""Checks of embedding matrices and their ids, shared by mining and metrics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._validation import check_floating, check_like, check_shape, check_tensor, dtype_of, shape_of
+
+_INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_ROWS_SHOWN = 5
+_PANEL_ELEMENTS = 1 << 22
+
+
+def check_matrix(name: str, rows: Tensor) -> None:
+    """Require a floating-point matrix (rows, D) with D at least 1."""
+    check_floating(name, rows)
+    if rows.dim() != 2 or rows.shape[1] == 0:
+        raise ValueError(f"{name} must have shape (rows, D) with D ≥ 1, got {shape_of(rows)}")
+
+
+def check_comparable(name: str, rows: Tensor, model: Tensor, model_name: str) -> None:
+    """Require a matrix of the width, dtype and device of another."""
+    check_matrix(name, rows)
+    check_like(name, rows, model, model_name)
+    if rows.shape[1] != model.shape[1]:
+        raise ValueError(f"{name} must have the D of {model_name}, {model.shape[1]}, got {rows.shape[1]}")
+
+
+def check_ids(name: str, ids: Tensor, model: Tensor, model_name: str) -> None:
+    """Require one integer per row of another argument, on its device."""
+    check_tensor(name, ids)
+    if ids.dtype not in _INTEGER_DTYPES:
+        raise TypeError(f"{name} must be an integer tensor, got {dtype_of(ids)}")
+    check_shape(name, ids, (model.shape[0],), f"one integer per row of {model_name}, shape")
+    if ids.device != model.device:
+        raise ValueError(f"{name} must be on the device of {model_name}, {model.device}, got {ids.device}")
+
+
+def check_finite(name: str, rows: Tensor) -> None:
+    """Require finite values in rows (n, D); the ValueError names the rows that hold others."""
+    step = max(1, _PANEL_ELEMENTS // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        bad = torch.nonzero(~torch.isfinite(rows[start : start + step]).all(dim=1)).flatten()
+        if bad.numel() > 0:
+            raise ValueError(f"{name} must be finite, got NaN or infinity in {rows_of(start + bad)}")
+
+
+def rows_of(numbers: Tensor) -> str:
+    """``row 3``, or ``rows 1, 4, 7 and 12 more``: row numbers (n,) in a length that fits an error message."""
+    shown = ", ".join(map(str, numbers[:_ROWS_SHOWN].tolist()))
+    more = f" and {numbers.numel() - _ROWS_SHOWN} more" if numbers.numel() > _ROWS_SHOWN else ""
+    return f"row{'' if numbers.numel() == 1 else 's'} {shown}{more}"

@@ -1,0 +1,140 @@
+"""Fake kernels: the shapes and dtypes that each operator returns, for torch.compile, torch.export and meta tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._library import BUILD_FACTS as _LOADED  # noqa: F401  (the operators must exist before they get a fake)
+from ._options import Reduction
+
+SAVED_ROWS = 10  # kSavedRows of csrc/params.h
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _forward_outputs(model: Tensor, reduction: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, text_index, image_index and saved."""
+    count, dtype = model.shape[0], _compute_dtype(model)
+    loss = model.new_empty((count,) if reduction == Reduction.NONE else (), dtype=dtype)
+    index = model.new_empty((count,), dtype=torch.int64)
+    return loss, index, torch.empty_like(index), model.new_empty((SAVED_ROWS, count), dtype=dtype)
+
+
+def _needed(operands: tuple[Tensor | None, ...], model: Tensor, needs: int) -> tuple[Tensor, ...]:
+    """A gradient for each operand whose bit is set, an empty tensor for the others."""
+    return tuple(
+        model.new_empty((0,) if operand is None or not needs >> bit & 1 else operand.shape)
+        for bit, operand in enumerate(operands)
+    )
+
+
+@torch.library.register_fake("aoq::quintuplet_forward")
+def _(
+    image: Tensor,  # (B, D)
+    text: Tensor,
+    hard_image: Tensor | None,
+    hard_text: Tensor | None,
+    hard_text_image: Tensor | None,
+    hard_image_text: Tensor | None,
+    group_ids: Tensor | None,
+    margin_online: float,
+    margin_offline: float,
+    alpha: float,
+    beta: float,
+    objective: int,
+    online: int,
+    similarity: int,
+    reduction: int,
+    detach_weight: bool,
+    clamp_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    loss, text_index, image_index, saved = _forward_outputs(image, reduction)
+    return loss, text_index, image_index, image.new_empty((2, image.shape[0]), dtype=torch.int64), saved
+
+
+@torch.library.register_fake("aoq::quintuplet_backward")
+def _(
+    grad_loss: Tensor,  # () or (B,)
+    image: Tensor,  # (B, D)
+    text: Tensor,
+    hard_image: Tensor | None,
+    hard_text: Tensor | None,
+    hard_text_image: Tensor | None,
+    hard_image_text: Tensor | None,
+    group_ids: Tensor | None,
+    text_index: Tensor,  # (B,)
+    image_index: Tensor,  # (B,)
+    choice: Tensor,  # (2, B)
+    saved: Tensor,  # (SAVED_ROWS, B)
+    margin_online: float,
+    objective: int,
+    online: int,
+    similarity: int,
+    reduction: int,
+    needs: int,
+) -> tuple[Tensor, ...]:
+    return _needed((image, text, hard_image, hard_text, hard_text_image, hard_image_text), image, needs)
+
+
+@torch.library.register_fake("aoq::quintuplet_score_forward")
+def _(
+    scores: Tensor,  # (B, B)
+    hard_text_scores: Tensor | None,  # (B,)
+    hard_image_scores: Tensor | None,
+    hard_pair_scores: Tensor | None,
+    partner_pair_scores: Tensor | None,
+    group_ids: Tensor | None,
+    margin_online: float,
+    margin_offline: float,
+    alpha: float,
+    beta: float,
+    objective: int,
+    online: int,
+    reduction: int,
+    detach_weight: bool,
+    clamp_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    loss, text_index, image_index, saved = _forward_outputs(scores, reduction)
+    return loss, text_index, image_index, saved
+
+
+@torch.library.register_fake("aoq::quintuplet_score_backward")
+def _(
+    grad_loss: Tensor,  # () or (B,)
+    scores: Tensor,  # (B, B)
+    group_ids: Tensor | None,
+    text_index: Tensor,  # (B,)
+    image_index: Tensor,  # (B,)
+    saved: Tensor,  # (SAVED_ROWS, B)
+    margin_online: float,
+    online: int,
+    reduction: int,
+    needs: int,
+) -> tuple[Tensor, ...]:
+    column = scores.new_empty(scores.shape[:1])
+    return _needed((scores, column, column, column, column), scores, needs)
+
+
+@torch.library.register_fake("aoq::hardest_negatives")
+def _(image: Tensor, text: Tensor, group_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    score = image.new_empty(image.shape[:1], dtype=_compute_dtype(image))
+    index = torch.empty_like(score, dtype=torch.int64)
+    return index, score, torch.empty_like(index), torch.empty_like(score)
+
+
+@torch.library.register_fake("aoq::mine_top_k")
+def _(
+    anchors: Tensor,  # (N, D)
+    candidates: Tensor,  # (M, D)
+    k: int,
+    anchor_ids: Tensor | None,  # (N,)
+    candidate_ids: Tensor | None,  # (M,)
+    candidate_norm: float,
+    input_rounding: float,
+    panel: int,
+) -> tuple[Tensor, Tensor]:
+    indices = anchors.new_empty((anchors.shape[0], k), dtype=torch.int64)
+    return indices, anchors.new_empty(indices.shape, dtype=torch.float32)

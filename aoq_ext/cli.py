@@ -1,0 +1,185 @@
+"""The command line: ``aoq train | mine | eval | demo | doctor``.
+
+Each command imports what it needs only when it is called, so that ``aoq doctor`` runs where training cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_USAGE_ERROR = 2  # the exit status argparse uses
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+# Modules that only an extra brings, by the name they are imported with.
+_TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "matplotlib", "numpy", "PIL", "rich", "tensorboard", "yaml"}
+
+
+class UsageError(Exception):
+    """A command line that makes no sense."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for a failure, 2 for a command line that makes no sense."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("AOQ_DEBUG", "0") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if not arguments or arguments[0] not in _COMMANDS:
+        if arguments:
+            print(f"aoq: there is no command {arguments[0]!r}\n", file=sys.stderr)
+        print(_usage(), file=sys.stderr)
+        return _USAGE_ERROR
+    name, *rest = arguments
+    try:
+        return _COMMANDS[name][1](rest)
+    except KeyboardInterrupt:
+        print(f"aoq {name}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        print(f"aoq {name}: error: {_explain(error)}", file=sys.stderr)
+        return _USAGE_ERROR if isinstance(error, (UsageError, argparse.ArgumentError)) else 1
+
+
+def _train(argv: Sequence[str]) -> int:
+    from jsonargparse import ArgumentParser
+
+    from aoq_ext.training.parse import add_config_arguments, config_from
+    from aoq_ext.training.trainer import train
+
+    parser = ArgumentParser(
+        prog="aoq train",
+        description="Train an image and a text encoder. Without --config: the first round on the bundled data.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in `run` from its last checkpoint")
+    add_config_arguments(parser)
+    parsed = parser.parse_args(list(argv))
+    folder = train(config_from(parsed, parser), resume=parsed.resume)
+    print(f"the run is in {folder}")
+    return 0
+
+
+def _mine(argv: Sequence[str]) -> int:
+    parser = _parser("mine", "List the hardest negatives of the training set, as a trained model sees it.")
+    parser.add_argument("--run", type=Path, required=True, help="the folder of a training run")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the folder for the lists (offline.lists of a configuration)"
+    )
+    parser.add_argument("--k-text", type=_positive, default=300, help="texts listed for each image (%(default)s)")
+    parser.add_argument("--k-image", type=_positive, default=60, help="images listed for each text (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    parsed = parser.parse_args(argv)
+
+    from aoq_ext.training.load import load_run
+    from aoq_ext.training.mining import mine_run
+
+    lists = mine_run(load_run(parsed.run, device=parsed.device), parsed.k_text, parsed.k_image)
+    lists.save(parsed.out)
+    texts, images = lists.texts.shape, lists.images.shape
+    print(
+        f"{parsed.out}: {texts[1]} texts for each of {texts[0]:,} images, "
+        f"{images[1]} images for each of {images[0]:,} texts"
+    )
+    return 0
+
+
+def _eval(argv: Sequence[str]) -> int:
+    parser = _parser("eval", "Retrieval metrics of a trained model, printed and noted in the run's metrics.json.")
+    parser.add_argument("--run", type=Path, required=True, help="the folder of a training run")
+    parser.add_argument("--split", action="append", help="a split of the run's data set; may be given again (test)")
+    parser.add_argument("--folds", type=_positive, default=1, help="evaluate in this many equal parts and average (1)")
+    parser.add_argument("--which", choices=("best", "last"), default="best", help="the weights (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
+    parsed = parser.parse_args(argv)
+
+    from aoq_ext.training.evaluation import evaluate_run, print_results
+    from aoq_ext.training.load import load_run
+
+    run = load_run(parsed.run, parsed.which, parsed.device)
+    print_results({split: evaluate_run(run, split, parsed.folds) for split in parsed.split or ["test"]})
+    return 0
+
+
+def _demo(argv: Sequence[str]) -> int:
+    parser = _parser(
+        "demo", "Train, mine, train again, evaluate, and write a report: the whole method in a few minutes."
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the folder for everything (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a few steps of each, to see that everything works")
+    parsed = parser.parse_args(argv)
+
+    from aoq_ext.demo import run_demo
+
+    run_demo(parsed.out, seed=parsed.seed, quick=parsed.quick)
+    return 0
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    _parser("doctor", "What is installed, what was compiled, which kernels run, and what is wrong.").parse_args(argv)
+
+    from aoq_ext.doctor import main as examine
+
+    return examine()
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "train": ("train a model from a configuration file", _train),
+    "mine": ("list the hardest negatives of a training set", _mine),
+    "eval": ("measure a trained model on a split", _eval),
+    "demo": ("do all of it on the bundled data and write a report", _demo),
+    "doctor": ("say what is installed, what runs, and what is wrong", _doctor),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, except that an error is one line, and `main` chooses how to show it."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    return _Parser(prog=f"aoq {name}", description=description, allow_abbrev=False)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return value
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {summary}" for name, (summary, _) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: aoq COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "aoq COMMAND --help lists a command's options. --debug (or AOQ_DEBUG=1) shows where an error came from.",
+        ]
+    )
+
+
+def _explain(error: Exception) -> str:
+    """One line for a person."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _TRAIN_MODULES:
+        return f'this command needs {error.name}, which is not installed: pip install "aoq_ext[train]"'
+    message = " ".join(str(error).split())
+    expected = isinstance(error, (UsageError, ValueError, RuntimeError, OSError, argparse.ArgumentError))
+    return message if expected and message else f"{type(error).__name__}: {message} (--debug shows where)"

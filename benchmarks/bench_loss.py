@@ -1,0 +1,28 @@
+"""Forward and backward of the loss against its peers, float32 on the CPU; run by benchmarks/run.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from forms import LOSSES, bare_product, training_step, unit_rows
+
+WIDTH = 1024
+ROUNDS = {128: 200, 1024: 20, 4096: 5}
+
+
+@pytest.mark.parametrize("count", ROUNDS)
+@pytest.mark.parametrize("form", ["bare product", *LOSSES])
+def test_loss(benchmark: Any, form: str, count: int) -> None:
+    operands = unit_rows(count, WIDTH, torch.float32, "cpu")
+    run = bare_product(operands) if form == "bare product" else training_step(LOSSES[form], operands)
+    benchmark.group = f"{count} × {WIDTH}"
+    benchmark.extra_info.update(form=form, count=count, width=WIDTH, dtype="float32")
+    benchmark.pedantic(run, rounds=ROUNDS[count], warmup_rounds=max(2, ROUNDS[count] // 10))
+
+
+def test_the_forms_agree() -> None:
+    operands = unit_rows(64, 32, torch.float64, "cpu")
+    values = [loss(*operands).item() for loss in LOSSES.values()]
+    assert values == pytest.approx([values[0]] * len(values), rel=1e-6)

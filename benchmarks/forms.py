@@ -1,0 +1,72 @@
+"""The loss in the forms that are compared, all with the same arguments and the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from aoq_ext import functional, reference
+
+MARGIN_ONLINE, MARGIN_OFFLINE, ALPHA, BETA = 0.2, 0.0, 0.3, 1.5
+
+
+def mm_argmax_gather(
+    x: Tensor,  # (B, D)
+    y: Tensor,
+    hard_image: Tensor,
+    hard_text: Tensor,
+    hard_text_image: Tensor,
+    hard_image_text: Tensor,
+) -> Tensor:  # ()
+    """The strongest PyTorch form: one product without gradient, then only the chosen rows are differentiated."""
+    with torch.no_grad():
+        scores = (x @ y.T).fill_diagonal_(float("-inf"))
+        text_index, image_index = scores.argmax(dim=1), scores.argmax(dim=0)
+
+    def similarity(image: Tensor, text: Tensor) -> Tensor:  # (B, D), (B, D) -> (B,)
+        return (image * text).sum(dim=1)
+
+    p, n, m = similarity(x, y), similarity(x, y[text_index]), similarity(x[image_index], y)
+    a, b = similarity(x, hard_text), similarity(hard_image, y)
+    c, d = similarity(hard_image, hard_text), similarity(hard_text_image, hard_image_text)
+    w, v = BETA - (a - n) / ALPHA, BETA - (b - m) / ALPHA
+    online = w * (MARGIN_ONLINE + n - p).relu() + v * (MARGIN_ONLINE + m - p).relu()
+    offline = sum((MARGIN_OFFLINE + s - p).relu() for s in (a, b, c, d))
+    return (online + offline).sum()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "aoq_ext": functional.adaptive_quintuplet_loss,
+    "eager reference": reference.adaptive_quintuplet_loss,
+    "mm + argmax + gather": mm_argmax_gather,
+}
+
+
+def unit_rows(count: int, width: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Six operands (B, D) of random unit rows that require gradients."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(count, width, generator=generator) for _ in range(6)]
+    return [torch.nn.functional.normalize(row, dim=1).to(device, dtype).requires_grad_() for row in rows]
+
+
+def training_step(loss: Callable[..., Tensor], operands: list[Tensor]) -> Callable[[], None]:
+    """Forward and backward, from cleared gradients."""
+
+    def step() -> None:
+        for operand in operands:
+            operand.grad = None
+        loss(*operands).backward()
+
+    return step
+
+
+def bare_product(operands: list[Tensor]) -> Callable[[], None]:
+    """x · yᵀ alone, the arithmetic no form can do without: the floor."""
+    x, y = operands[0].detach(), operands[1].detach()
+
+    def product() -> None:
+        torch.mm(x, y.T)
+
+    return product

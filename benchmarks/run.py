@@ -1,0 +1,108 @@
+"""Run the suites and write their results: raw JSON and a table, under benchmarks/results/.
+
+    python benchmarks/run.py [--output DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+MEMORY_PROGRAM = """
+import resource, sys, torch
+from forms import LOSSES, training_step, unit_rows
+form, count = sys.argv[1], int(sys.argv[2])
+training_step(LOSSES[form], unit_rows(64, 1024, torch.float32, "cpu"))()
+operands = unit_rows(count, 1024, torch.float32, "cpu")
+for operand in operands:
+    operand.grad = torch.zeros_like(operand)  # inputs and gradients are not counted
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+training_step(LOSSES[form], operands)()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the result files")
+    output = parser.parse_args().output
+    output.mkdir(parents=True, exist_ok=True)
+    raw = output / f"{date.today()}-cpu-loss.json"
+    command = [sys.executable, "-m", "pytest", "-q", "bench_loss.py", f"--benchmark-json={raw}", "-p", "no:cacheprovider"]
+    subprocess.run(command, cwd=HERE, check=True)
+    report = json.loads(raw.read_text())
+    report = {"environment": environment(report), "memory_mib": measure_memory(), "times": list(rows(report))}
+    raw.write_text(json.dumps(report, indent=1) + "\n")
+    raw.with_suffix(".md").write_text(table(report))
+    print(table(report))
+
+
+def environment(report: dict[str, Any]) -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+
+    import aoq_ext
+
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True)
+    return {
+        "date": str(date.today()),
+        "commit": git.stdout.strip(),
+        "processor": report["machine_info"]["cpu"].get("brand_raw", platform.processor()),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "aoq_ext": aoq_ext.__version__,
+    }
+
+
+def rows(report: dict[str, Any]) -> Any:
+    """One row a measurement, milliseconds."""
+    for entry in report["benchmarks"]:
+        stats = {key: entry["stats"][key] * 1e3 for key in ("min", "median", "iqr")}
+        yield entry["extra_info"] | stats | {"rounds": entry["stats"]["rounds"]}
+
+
+def measure_memory() -> dict[str, dict[str, float]]:
+    """Growth of the process's peak over inputs and gradients, in MiB, each in a process of its own."""
+    result: dict[str, dict[str, float]] = {}
+    for form in ("aoq_ext", "eager reference", "mm + argmax + gather"):
+        for count in (1024, 4096, 8192):
+            command = [sys.executable, "-c", MEMORY_PROGRAM, form, str(count)]
+            answer = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout
+            result.setdefault(form, {})[str(count)] = round(float(answer), 1)
+    return result
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown: median time of each form, and how many times faster aoq_ext is."""
+    facts = report["environment"]
+    lines = [
+        f"# Loss on the CPU, {facts['date']}",
+        "",
+        ", ".join(f"{key} {value}" for key, value in facts.items() if key != "date") + ".",
+        "Forward + backward, float32, random unit rows, one run; median (minimum) in milliseconds.",
+        "",
+        "| B × D | form | time | aoq_ext is faster by |",
+        "|---|---|---|---|",
+    ]
+    ours = {row["count"]: row["median"] for row in report["times"] if row["form"] == "aoq_ext"}
+    for row in sorted(report["times"], key=lambda row: (row["count"], row["median"])):
+        ratio = "" if row["form"] == "aoq_ext" else f"{row['median'] / ours[row['count']]:.2f}×"
+        size = f"{row['count']} × {row['width']}"
+        lines.append(f"| {size} | {row['form']} | {row['median']:.3g} ({row['min']:.3g}) | {ratio} |")
+    lines += ["", "Peak memory beyond inputs and gradients, MiB, D = 1024:", "", "| form | B = 1024 | 4096 | 8192 |"]
+    lines += ["|---|---|---|---|"]
+    for form, sizes in report["memory_mib"].items():
+        lines.append(f"| {form} | " + " | ".join(f"{value:.0f}" for value in sizes.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+// The last step of every forward pass: from the scores of each anchor to its loss, its derivatives and their reduction.
+#pragma once
+
+#include "cpu/online_negatives.h"
+#include "math/hinge.h"
+
+namespace aoq::cpu {
+
+template <class T>
+OnlineHinge<T> online_hinge(const OnlineState<T>& state, int64_t i, T positive, const LossParams& params) {
+  const Key<T> key = state.key[i];
+  if (!is_negative_key<T>(key)) return {T(0), T(0), T(0), false};
+  const T hardest = key_score<T>(key);
+  if (params.online == Online::kAll) return {hardest, state.sum[i], state.active[i], true};
+  const T value = T(params.margin_online) + hardest - positive;
+  return {hardest, hinge(value), hinge_slope(value), true};
+}
+
+// Summed in float64 and in order.
+template <class T>
+Tensor reduce_loss(const Tensor& losses, Reduction reduction) {
+  if (reduction == Reduction::kNone) return losses;
+  const int64_t count = losses.size(0);
+  const T* values = static_cast<const T*>(losses.const_data_ptr());
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += values[i];
+  const Tensor total = empty_cpu({}, kScalarType<T>);
+  *static_cast<T*>(total.mutable_data_ptr()) = T(reduction == Reduction::kMean && count ? sum / count : sum);
+  return total;
+}
+
+template <class T>
+struct ForwardResult {
+  Tensor loss;                     // () or (B,)
+  Tensor text_index, image_index;  // (B,)
+  Tensor saved;                    // (kSavedRows, B)
+};
+
+// Reduces S and finishes every anchor; anchors hold p, a, b, c, d.
+template <class T, class Scores>
+ForwardResult<T> forward_from(const Scores& scores, const std::vector<AnchorScores<T>>& anchors,
+                              const std::optional<Tensor>& group_ids, const LossParams& params) {
+  const int64_t count = int64_t(anchors.size());
+  std::vector<T> positive(count);
+  for (int64_t i = 0; i < count; ++i) positive[i] = anchors[i].positive;
+  OnlineState<T> by_image(count), by_text(count);
+  reduce_scores(scores, positive, load_groups<T>(group_ids, count), params.online, T(params.margin_online), by_image,
+                by_text);
+
+  const Tensor saved = empty_cpu({kSavedRows, count}, kScalarType<T>), losses = empty_cpu({count}, kScalarType<T>);
+  T* loss = static_cast<T*>(losses.mutable_data_ptr());
+  T* slopes = static_cast<T*>(saved.mutable_data_ptr());
+  for (int64_t i = 0; i < count; ++i) {
+    const OnlineHinge<T> text = online_hinge(by_image, i, positive[i], params);
+    const OnlineHinge<T> image = online_hinge(by_text, i, positive[i], params);
+    loss[i] = anchor_loss(anchors[i], text, image, params, slopes, count, i);
+  }
+  return {reduce_loss<T>(losses, params.reduction), negative_indices(by_image), negative_indices(by_text), saved};
+}
+
+}  // namespace aoq::cpu

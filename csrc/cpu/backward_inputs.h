@@ -1,0 +1,59 @@
+// What both backward passes read: the gradient of each anchor's loss, and indices that forward saved.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "checks.h"
+#include "cpu/operands.h"
+
+namespace aoq::cpu {
+
+// The anchors that chose each row, in ascending order: a counting sort of the argmax map.
+struct Choosers {
+  std::vector<int64_t> start;  // (B + 1,)
+  std::vector<int64_t> anchor;
+
+  Choosers(const int64_t* chosen, int64_t count) : start(count + 1, 0) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (chosen[i] >= 0) ++start[chosen[i] + 1];
+    }
+    for (int64_t i = 0; i < count; ++i) start[i + 1] += start[i];
+    anchor.resize(start[count]);
+    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    for (int64_t i = 0; i < count; ++i) {
+      if (chosen[i] >= 0) anchor[next[chosen[i]]++] = i;
+    }
+  }
+};
+
+// ∂loss/∂L_i from the gradient of the reduced loss.
+template <class T>
+std::vector<T> anchor_grads(const Tensor& grad_loss, Reduction reduction, int64_t count) {
+  const Tensor values = as_contiguous<T>(grad_loss);
+  STD_TORCH_CHECK(values.numel() == (reduction == Reduction::kNone ? count : 1), "grad_loss has the wrong shape");
+  const T* grad = static_cast<const T*>(values.const_data_ptr());
+  if (reduction == Reduction::kNone) return {grad, grad + count};
+  return std::vector<T>(count, reduction == Reduction::kMean ? *grad / T(count) : *grad);
+}
+
+// The values of an index tensor of forward, each from −1 to limit − 1.
+inline const int64_t* checked_indices(const Tensor& index, int64_t count, int64_t limit, const char* name) {
+  STD_TORCH_CHECK(index.numel() == count && index.scalar_type() == ScalarType::Long && index.is_contiguous(), name,
+                  " must be what forward returned");
+  const auto* values = static_cast<const int64_t*>(index.const_data_ptr());
+  STD_TORCH_CHECK(std::all_of(values, values + count, [&](int64_t i) { return i >= -1 && i < limit; }), name,
+                  " is out of range");
+  return values;
+}
+
+// The values of `saved`, (kSavedRows, B).
+template <class T>
+const T* checked_saved(const Tensor& saved, int64_t count) {
+  STD_TORCH_CHECK(
+      saved.numel() == kSavedRows * count && saved.scalar_type() == kScalarType<T> && saved.is_contiguous(),
+      "saved must be what forward returned");
+  return static_cast<const T*>(saved.const_data_ptr());
+}
+
+}  // namespace aoq::cpu

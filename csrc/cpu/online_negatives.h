@@ -1,0 +1,67 @@
+// Finds the online negatives of every anchor, in both directions, in one walk over the tiles of S.
+#pragma once
+
+#include "cpu/groups.h"
+#include "cpu/score_tiles.h"
+
+namespace aoq::cpu {
+
+template <class T>
+void fold_rows(const std::vector<RowPartial<T>>& partials, int64_t blocks, const ScoreTile<T>& tile,
+               OnlineState<T>& by_row) {
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t row = tile.first_row + r;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const RowPartial<T>& partial = partials[r * blocks + b];
+      if (partial.key > by_row.key[row]) {
+        by_row.key[row] = partial.key;
+        by_row.index[row] = partial.index;
+      }
+      by_row.sum[row] += partial.sum;
+      by_row.active[row] += partial.active;
+    }
+  }
+}
+
+// One walk over S. Column blocks run in parallel and are folded in order, whichever thread was first.
+template <class T, class Scores>
+void reduce_scores(const Scores& scores, const std::vector<T>& positive, const std::vector<Key<T>>& groups,
+                   Online online, T margin, OnlineState<T>& by_row, OnlineState<T>& by_column) {
+  std::vector<RowPartial<T>> partials;
+  for_each_score_tile(scores, [&](const ScoreTile<T>& tile) {
+    const int64_t blocks = (tile.columns + kBlockColumns - 1) / kBlockColumns;
+    partials.assign(tile.rows * blocks, RowPartial<T>{kNoKey<T>, -1, T(0), T(0)});
+    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        const int64_t column = b * kBlockColumns;
+        reduce_block(ScoreBlock<T>{.scores = tile.scores + column,
+                                   .stride = tile.stride,
+                                   .rows = tile.rows,
+                                   .columns = std::min(kBlockColumns, tile.columns - column),
+                                   .first_row = tile.first_row,
+                                   .first_column = tile.first_column + column,
+                                   .positive = positive.data(),
+                                   .group = groups.empty() ? nullptr : groups.data(),
+                                   .margin = margin,
+                                   .row_key = by_row.key.data(),
+                                   .partial = partials.data() + b,
+                                   .partial_stride = blocks,
+                                   .by_column = &by_column},
+                     online);
+      }
+    });
+    fold_rows(partials, blocks, tile, by_row);
+  });
+}
+
+// The indices as a tensor (B,); −1 for an anchor without a negative.
+template <class T>
+Tensor negative_indices(const OnlineState<T>& state) {
+  const int64_t count = int64_t(state.index.size());
+  const Tensor out = empty_cpu({count}, ScalarType::Long);
+  auto* index = static_cast<int64_t*>(out.mutable_data_ptr());
+  for (int64_t i = 0; i < count; ++i) index[i] = is_negative_key<T>(state.key[i]) ? state.index[i] : -1;
+  return out;
+}
+
+}  // namespace aoq::cpu
