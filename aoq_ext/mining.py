@@ -90,6 +90,8 @@ def mine_hard_negatives(
                 [1]])
     """
     _check(anchors, candidates, k, anchor_ids, candidate_ids)
+    anchor_norm, candidate_norm = check_finite("anchors", anchors), check_finite("candidates", candidates)
+    _check_scores_fit(anchor_norm, candidate_norm)
     shape = (anchors.shape[0], k)
     indices = torch.full(shape, -1, dtype=torch.int64, device=anchors.device)
     scores = torch.full(shape, -torch.inf, dtype=torch.float32, device=anchors.device)
@@ -97,8 +99,6 @@ def mine_hard_negatives(
     if anchors.shape[0] == 0 or available == 0:
         return HardNegatives(indices, scores)
 
-    candidate_norm = _largest_norm(candidates)
-    _check_scores_fit(_largest_norm(anchors), candidate_norm)
     fused = anchors.device.type == "cpu" and anchors.dtype != torch.float64
     top_k = _ops.mine_top_k if fused else _mining_plain.mine_top_k
     rows = _rows_per_call(candidates) if fused else _PLAIN_ROWS
@@ -116,12 +116,6 @@ def _rows_per_call(candidates: Tensor) -> int:
     """Anchors that one call of the operator takes through all candidates (M, D)."""
     affordable = _PRODUCTS_PER_THREAD // candidates.numel()
     return torch.get_num_threads() * min(max(affordable, _LEAST_ROWS_PER_THREAD), _MOST_ROWS_PER_THREAD)
-
-
-def _largest_norm(rows: Tensor) -> float:
-    """The greatest Euclidean norm of the rows (n, D), n at least 1, in float64."""
-    panels = rows.split(_mining_plain.PANEL_COLUMNS)
-    return max(float(torch.linalg.vector_norm(panel, dim=1, dtype=torch.float64).max()) for panel in panels)
 
 
 def _check_scores_fit(anchor_norm: float, candidate_norm: float) -> None:
@@ -149,5 +143,3 @@ def _check(
     if anchor_ids is not None and candidate_ids is not None:
         check_ids("anchor_ids", anchor_ids, anchors, "anchors")
         check_ids("candidate_ids", candidate_ids, candidates, "candidates")
-    check_finite("anchors", anchors)
-    check_finite("candidates", candidates)

@@ -1,0 +1,64 @@
+"""Training batches: every image once an epoch, with one of its captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aoq_ext.training import streams
+
+Indices = NDArray[np.int64]
+
+
+class CaptionsOfImages:
+    """The captions that belong to each image, for drawing one of them."""
+
+    def __init__(self, caption_image: Indices, images: int) -> None:
+        """caption_image: (M,) the image of each caption"""
+        self.count = np.bincount(caption_image, minlength=images)  # (N,)
+        if (self.count == 0).any():
+            raise ValueError(
+                f"caption_image: every image needs a caption, but image {int(self.count.argmin())} has none"
+            )
+        self._captions = np.argsort(caption_image, kind="stable")  # (M,) grouped by image
+        self._first = np.cumsum(self.count) - self.count  # (N,) where each image's group starts
+
+    def draw(self, image: Indices, generator: np.random.Generator) -> Indices:
+        """image: (B,) -> (B,) a caption of each, every one equally likely"""
+        chosen: Indices = self._captions[self._first[image] + generator.integers(self.count[image])]
+        return chosen
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The pairs of one step."""
+
+    step: int  # from 0, over the whole run
+    image: Indices  # (B,)
+    caption: Indices  # (B,)
+
+
+class PairBatches:
+    """The order of the pairs, a pure function of (seed, epoch).
+
+    The images left over when N is not a multiple of the batch size sit this epoch out: the loss grows with the batch,
+    and a small last one would count for less.
+    """
+
+    def __init__(self, captions: CaptionsOfImages, batch_size: int, seed: int) -> None:
+        self.captions = captions
+        self.images = len(captions.count)
+        self.batch_size = min(batch_size, self.images)
+        self.steps_per_epoch = self.images // self.batch_size
+        self.seed = seed
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` (from 0), without its first ``first_step``."""
+        order = streams.generator(self.seed, streams.ORDER, epoch).permutation(self.images)
+        caption = self.captions.draw(order, streams.generator(self.seed, streams.CAPTIONS, epoch))
+        for index in range(first_step, self.steps_per_epoch):
+            rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            yield Batch(epoch * self.steps_per_epoch + index, order[rows], caption[rows])

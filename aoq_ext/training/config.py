@@ -1,0 +1,190 @@
+"""What a training run is told: plain dataclasses, whose defaults are the first round on the bundled data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Objective = Literal["online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work; the message names the entry, what was expected and what came."""
+
+
+@dataclass
+class Component:
+    """A class or function by its dotted path, which returns an encoder, and the arguments it is called with."""
+
+    factory: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """Where the pairs come from."""
+
+    loader: str = "aoq_ext.data.load_emoji"
+    """Dotted path of a function (split, root=...) -> ImageTextData."""
+    root: str | None = None
+    """The folder with the data; null: the one in the package."""
+    train_split: str = "train"
+    validation_split: str | None = "val"
+    """Evaluated after each epoch to choose the best weights; null: the last are the best."""
+    smoothing: int = 5
+    """The best epoch is that with the highest validation rsum, averaged over this many epochs up to it."""
+    min_count: int = 1
+    """Words seen fewer times than this become the unknown word."""
+
+
+@dataclass
+class ModelConfig:
+    """The two encoders. The text encoder is also given vocabulary_size."""
+
+    image_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.ConvEncoder"))
+    text_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.GRUEncoder"))
+
+
+@dataclass
+class LossConfig:
+    """The arguments of aoq_ext.AdaptiveQuintupletLoss."""
+
+    objective: Objective = "online_triplet"
+    margin_online: float = 0.2
+    margin_offline: float = 0.0
+    alpha: float = 0.3
+    beta: float = 1.5
+    detach_weight: bool = False
+    clamp_weight: bool = False
+
+
+@dataclass
+class OfflineConfig:
+    """The mined lists, for the objectives that use them."""
+
+    lists: str | None = None
+    """The folder that `aoq mine` wrote."""
+    top_texts: int = 300
+    """A hard text is drawn from this many of the hardest of each image..."""
+    top_images: int = 60
+    """...and a hard image from this many of the hardest of each text."""
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam and its learning rate."""
+
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    clip_norm: float = 2.0
+    """Gradients longer than this are shortened to it."""
+    schedule: Literal["constant", "step", "cosine"] = "cosine"
+    """step: a tenth of lr from drop_at on. cosine: from lr down to nearly zero."""
+    drop_at: float = 0.5
+    """Where the step schedule drops, as a fraction of the run."""
+
+
+@dataclass
+class TrainConfig:
+    """One training run."""
+
+    run: str = "runs/round1"
+    """The folder that receives everything the run writes."""
+    seed: int = 0
+    epochs: int = 40
+    """An epoch shows every image once, each with one of its captions drawn at random."""
+    batch_size: int = 128
+    warmup_epochs: int = 20
+    """Epochs at the start with every negative (online="all", no offline terms), so that the model does not collapse."""
+    log_every: int = 10
+    """Steps between two measurements of the loss terms."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints, besides the one after each epoch."""
+    on_collapse: Literal["warn", "stop"] = "stop"
+    collapse_patience: int = 15
+    """Collapsed measurements in a row (one every log_every steps) before it is called a collapse."""
+    accelerator: str = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    threads: int | None = None
+    """CPU threads; null: as torch chooses. A resumed run repeats bit for bit only with the same number."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    offline: OfflineConfig = field(default_factory=OfflineConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+# What may differ between a run and its resumption: where and how it is carried out, not what it computes.
+_MAY_CHANGE = ("run", "checkpoint_every", "on_collapse", "collapse_patience", "accelerator", "threads")
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse values that cannot work, before any work is done."""
+    positive = {
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "log_every": config.log_every,
+        "checkpoint_every": config.checkpoint_every,
+        "collapse_patience": config.collapse_patience,
+        "data.smoothing": config.data.smoothing,
+        "data.min_count": config.data.min_count,
+        "offline.top_texts": config.offline.top_texts,
+        "offline.top_images": config.offline.top_images,
+        "optimizer.lr": config.optimizer.lr,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+        "loss.alpha": config.loss.alpha,
+    }
+    for name, value in positive.items():
+        if not value > 0 or not math.isfinite(value):
+            raise ConfigError(f"{name}: expected a positive number, got {value}")
+    if config.threads is not None and config.threads < 1:
+        raise ConfigError(f"threads: expected a positive number or null, got {config.threads}")
+    if config.batch_size < 2:
+        raise ConfigError(
+            f"batch_size: expected at least 2, since a pair alone has no negatives, got {config.batch_size}"
+        )
+    if not 0 <= config.warmup_epochs <= config.epochs:
+        raise ConfigError(
+            f"warmup_epochs: expected a number from 0 to epochs ({config.epochs}), got {config.warmup_epochs}"
+        )
+    if not 0 <= config.seed < 2**63:
+        raise ConfigError(f"seed: expected a number from 0 to 2**63 - 1, got {config.seed}")
+    if not 0 < config.optimizer.drop_at <= 1:
+        raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
+    if config.optimizer.weight_decay < 0:
+        raise ConfigError(f"optimizer.weight_decay: expected 0 or more, got {config.optimizer.weight_decay}")
+    if needs_offline(config) and config.offline.lists is None:
+        raise ConfigError(
+            f"offline.lists: expected the folder that `aoq mine` wrote, which the objective "
+            f"{config.loss.objective!r} needs, got null"
+        )
+
+
+def needs_offline(config: TrainConfig) -> bool:
+    return config.loss.objective != "online_triplet" and config.warmup_epochs < config.epochs
+
+
+def check_same_run(config: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Refuse to resume a run under a configuration that would compute something else."""
+    new, old = _flatten(config), _flatten(stored)
+    for name in sorted(new.keys() | old.keys()):
+        if name not in _MAY_CHANGE and new.get(name) != old.get(name):
+            raise ConfigError(
+                f"{name}: the run to resume was started with {old.get(name)!r}, got {new.get(name)!r}; "
+                f"use the same configuration, or another `run` folder without --resume"
+            )
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    return asdict(config)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

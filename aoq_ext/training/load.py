@@ -1,0 +1,56 @@
+"""A finished run, ready to embed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aoq_ext.data import Vocabulary
+from aoq_ext.training.checkpoint import load_checkpoint, restore_model
+from aoq_ext.training.config import ConfigError, TrainConfig
+from aoq_ext.training.model import DualEncoder, build_model, embed_images, embed_texts
+from aoq_ext.training.parse import load_config
+from aoq_ext.training.run import RunFiles
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with the vocabulary and the configuration it was trained with."""
+
+    folder: Path
+    which: str
+    epoch: int  # of the weights, from 1
+    model: DualEncoder
+    vocabulary: Vocabulary
+    config: TrainConfig
+
+    def embed_images(self, images: np.ndarray, batch_size: int = 512) -> Tensor:
+        """images: (N, ...), as the data set stores them -> (N, D) float32"""
+        return embed_images(self.model, images, batch_size)
+
+    def embed_texts(self, captions: Sequence[str], batch_size: int = 2048) -> Tensor:
+        """M captions -> (M, D) float32"""
+        return embed_texts(self.model, *self.vocabulary.encode(list(captions)), batch_size)
+
+
+def load_run(run: str | Path, which: Literal["best", "last"] = "best", device: str | torch.device = "cpu") -> LoadedRun:
+    """The model of the run in folder ``run``, with its best or its last weights, in evaluation mode."""
+    files = RunFiles(run)
+    for path in (files.config, files.vocabulary):
+        if not path.is_file():
+            raise ConfigError(f"run: expected the folder of a training run, but {path} is missing")
+    config = load_config(files.config)
+    vocabulary = Vocabulary.load(files.vocabulary)
+    path = files.best if which == "best" else files.last
+    state = load_checkpoint(path)
+    with torch.random.fork_rng():
+        model = build_model(config.model, len(vocabulary))
+    restore_model(model, state, path)
+    epoch = state["epoch"] if which == "best" else len(state["history"]["epochs"])
+    return LoadedRun(files.folder, which, epoch, model.to(device).eval(), vocabulary, config)

@@ -1,0 +1,49 @@
+"""A training set ready to be indexed: images, tokens and groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from aoq_ext.training.batches import CaptionsOfImages, Indices
+from aoq_ext.training.components import find
+from aoq_ext.training.config import ConfigError, DataConfig
+
+if TYPE_CHECKING:
+    from aoq_ext.data import ImageTextData, Vocabulary
+
+
+def load_split(config: DataConfig, split: str) -> ImageTextData:
+    loader = find(config.loader, "data.loader")
+    arguments: dict[str, Any] = {} if config.root is None else {"root": config.root}
+    data: ImageTextData = loader(split, **arguments)
+    return data
+
+
+class EncodedPairs:
+    """A data set with its captions as tokens."""
+
+    def __init__(self, data: ImageTextData, vocabulary: Vocabulary) -> None:
+        if len(data.images) < 2:
+            raise ConfigError(f"data: expected at least 2 images in {data.name!r}, got {len(data.images)}")
+        self.data = data
+        self.tokens, self.lengths = vocabulary.encode(data.captions)  # (M, L), (M,)
+        self.caption_image: Indices = data.caption_image  # (M,)
+        self.captions = CaptionsOfImages(self.caption_image, len(data.images))
+
+    def images_at(self, index: Indices, device: torch.device) -> Tensor:
+        """index: (P,) -> (P, ...)"""
+        return torch.from_numpy(self.data.images[index]).to(device, non_blocking=True)
+
+    def tokens_at(self, index: Indices, device: torch.device) -> tuple[Tensor, Tensor]:
+        """index: (Q,) -> tokens (Q, L) no longer than the longest of these captions, and lengths (Q,)"""
+        rows = torch.from_numpy(index)
+        lengths = self.lengths[rows]
+        tokens = self.tokens[rows, : int(lengths.max())]
+        return tokens.to(device, non_blocking=True), lengths.to(device, non_blocking=True)
+
+    def groups_at(self, index: Indices, device: torch.device) -> Tensor:
+        """index: (P,) -> (P,)"""
+        return torch.from_numpy(self.data.group_ids[index]).to(device, non_blocking=True)

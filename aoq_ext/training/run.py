@@ -1,0 +1,46 @@
+"""The files of a run's folder, which the report reads too."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml  # type: ignore[import-untyped]
+
+from aoq_ext.data.files import write_bytes_atomically
+from aoq_ext.training.config import TrainConfig, to_dict
+
+if TYPE_CHECKING:
+    from aoq_ext.data import Vocabulary
+
+
+class RunFiles:
+    """Where a run keeps what it writes."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = self.folder / "config.yaml"
+        self.vocabulary = self.folder / "vocabulary.json"
+        self.history = self.folder / "history.json"
+        self.last = self.folder / "last.ckpt"  # everything needed to go on
+        self.best = self.folder / "best.ckpt"  # the weights of the best epoch, as `History.best_epoch` has it
+        self.metrics = self.folder / "metrics.json"  # {split: result of evaluate_run}
+        self.tensorboard = self.folder / "tensorboard"
+
+    def write_start(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
+        """What is known before the first step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        yaml.safe_dump(_plain(to_dict(config)), text, sort_keys=False)
+        write_bytes_atomically(self.config, text.getvalue().encode())
+        vocabulary.save(self.vocabulary)
+
+
+def _plain(value: object) -> object:
+    """Tuples and paths as YAML knows them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,20 @@
+"""Randomness as a pure function of the run's seed and a place in the run.
+
+Nothing here remembers what was drawn before, so a run that starts again in the middle draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Every use of randomness has a stream of its own, so that changing one (another objective) leaves the others alone.
+ORDER, CAPTIONS, OFFLINE, MODULES = range(4)
+
+
+def generator(seed: int, stream: int, place: int) -> np.random.Generator:
+    return np.random.default_rng((seed, stream, place))
+
+
+def torch_seed(seed: int, place: int) -> int:
+    """A seed for what the modules themselves draw (dropout) at step ``place``."""
+    return int(generator(seed, MODULES, place).integers(2**63 - 1))

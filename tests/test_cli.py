@@ -1,0 +1,119 @@
+"""The command line, end to end on a toy data set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning_fabric")
+
+import yaml
+from test_training_toy import toy_config
+
+from aoq_ext import cli
+from aoq_ext.training.config import to_dict
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(to_dict(toy_config(tmp_path / "round1", epochs=2))))
+    return path
+
+
+def test_train_mine_train_again_and_evaluate(
+    tmp_path: Path, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "--config", str(config_file)]) == 0
+    output = capsys.readouterr().out
+    assert "epoch   2/2" in output
+    assert f"the run is in {tmp_path / 'round1'}" in output.replace("\n", "")
+
+    lists = str(tmp_path / "lists")
+    assert (
+        cli.main(["mine", "--run", str(tmp_path / "round1"), "--out", lists, "--k-text", "12", "--k-image", "6"]) == 0
+    )
+    assert "12 texts for each of 40 images, 6 images for each of 80 texts" in capsys.readouterr().out
+
+    second = ["--run", str(tmp_path / "round2"), "--loss.objective", "adaptive_quintuplet", "--offline.lists", lists]
+    assert cli.main(["train", "--config", str(config_file), *second]) == 0
+    assert cli.main(["train", "--config", str(config_file), *second, "--resume"]) == 0
+    assert cli.main(["train", "--config", str(config_file), *second]) == 1
+    capsys.readouterr()
+
+    assert cli.main(["eval", "--run", str(tmp_path / "round2"), "--split", "val", "--split", "train"]) == 0
+    output = capsys.readouterr().out
+    assert "rsum" in output
+    assert "toy/val: 20 images and all their 40 captions" in output
+    assert json.loads((tmp_path / "round2" / "metrics.json").read_text()).keys() == {"val", "train"}
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ([], 2, "usage: aoq COMMAND"),
+        (["fly"], 2, "there is no command 'fly'"),
+        (["train", "--epochs", "x"], 2, "epochs"),
+        (["train", "--epoch", "3"], 2, "--epoch"),
+        (["train", "--config", "missing.yaml"], 2, "missing.yaml"),
+        (["train", "--run", "unused", "--warmup_epochs", "99"], 1, "warmup_epochs: expected a number from 0 to epochs"),
+        (["mine"], 2, "--run, --out"),
+        (["mine", "--run", "a", "--out", "b", "--k-text", "0"], 2, "expected a positive whole number, got '0'"),
+        (["eval", "--run", "nowhere"], 1, "expected the folder of a training run, but nowhere/config.yaml is missing"),
+        (["demo", "--fast"], 2, "--fast"),
+    ],
+)
+def test_errors_are_one_line_with_the_right_status(
+    command: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    if command and command[0] != "fly":
+        assert captured.err.startswith(f"aoq {command[0]}: error: ")
+        assert captured.err.count("\n") == 1
+
+
+def test_an_unknown_split_names_the_known_ones(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "--config", str(config_file), "--epochs", "1"]) == 0
+    assert cli.main(["eval", "--run", str(tmp_path / "round1"), "--split", "nope"]) == 1
+    assert "split: expected train or val, got 'nope'" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="training run"):
+        cli.main(["eval", "--run", "nowhere", "--debug"])
+    monkeypatch.setenv("AOQ_DEBUG", "1")
+    with pytest.raises(ValueError, match="training run"):
+        cli.main(["eval", "--run", "nowhere"])
+
+
+def test_a_missing_extra_names_the_cure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert cli.main(["train"]) == 1
+    assert 'jsonargparse, which is not installed: pip install "aoq_ext[train]"' in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    output = capsys.readouterr().out
+    assert all(f"  {name}" in output for name in ("train", "mine", "eval", "demo", "doctor"))
+
+
+def test_python_dash_m_is_the_same(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, "-m", "aoq_ext", "fly"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "there is no command 'fly'" in result.stderr
+
+
+def test_looking_at_the_command_line_imports_nothing_heavy() -> None:
+    heavy = ("jsonargparse", "lightning_fabric", "rich", "tensorboard")
+    code = f"import sys, aoq_ext.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

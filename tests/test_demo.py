@@ -1,0 +1,137 @@
+"""The demo on a small part of the bundled data, from an empty folder to the report, and again."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from aoq_ext import demo
+from aoq_ext.report.collect import SPLIT_TITLES
+from aoq_ext.training import ConfigError
+
+
+def run(folder: Path, seed: int = 0) -> str:
+    """What the demo prints."""
+    output = io.StringIO()
+    console = Console(file=output, width=200, color_system=None)
+    assert demo.run_demo(folder, seed=seed, quick=True, console=console) == folder / "report.html"
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Steps this small are slower on several threads, and much slower beside other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run(folder)
+
+
+def test_demo_writes_everything(finished) -> None:
+    folder, output = finished
+    for name in ("round1/best.ckpt", "round1/history.json", "negatives/manifest.json", "round2/best.ckpt"):
+        assert (folder / name).is_file()
+    seconds = json.loads((folder / "seconds.json").read_text())
+    assert list(seconds) == list(demo.STEPS)
+    assert all(value > 0 for value in seconds.values())
+    assert str(folder / "report.html") in output.replace("\n", "")
+
+
+def test_report_shows_the_run(finished) -> None:
+    folder, output = finished
+    page = (folder / "report.html").read_text()
+    assert len(page) < 3_000_000
+    assert page.count('class="panel"') == 6
+    assert "data:image/png;base64," in page
+    for name, title in SPLIT_TITLES.items():
+        assert title in page
+        assert title in output
+        assert name in output
+    assert "AOQ’s rsum is" in output
+    assert "the first 128 images" in page
+    assert str(folder) not in page
+
+
+def test_demo_again_trains_nothing(finished) -> None:
+    folder, first_output = finished
+    kept = [folder / name for name in ("round1/last.ckpt", "negatives/hard_texts.npy", "round2/last.ckpt")]
+    before = [path.stat().st_mtime_ns for path in kept]
+    seconds = json.loads((folder / "seconds.json").read_text())
+
+    output = run(folder)
+
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert output.count("done before") == 3
+    again = json.loads((folder / "seconds.json").read_text())
+    assert [again[step] for step in demo.STEPS[:3]] == [seconds[step] for step in demo.STEPS[:3]]
+    assert table_of(output) == table_of(first_output)
+
+
+def test_interrupted_demo_goes_on(finished, tmp_path, monkeypatch) -> None:
+    """The second round is killed after a step: the demo started again ends with the same figures."""
+    folder, first_output = finished
+    for name in ("round1", "negatives", "seconds.json"):
+        (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, tmp_path / name)
+    # The lists' place is part of a run's configuration: the copy starts its second round from nothing.
+    steps = []
+
+    def stop(config, *, on_step=None, **options):
+        if config.loss.objective == "online_triplet":
+            return train(config, **options)
+
+        def then_stop(step: int) -> None:
+            on_step(step)
+            steps.append(step)
+            if step == 5:  # in the second epoch, after the first one's checkpoint
+                raise KeyboardInterrupt
+
+        return train(config, on_step=then_stop, **options)
+
+    train = demo.train
+    monkeypatch.setattr(demo, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    monkeypatch.setattr(demo, "train", train)
+    partial = json.loads((tmp_path / "seconds.json").read_text())
+    assert steps == [1, 2, 3, 4, 5]
+
+    output = run(tmp_path)
+
+    assert output.count("done before") == 2
+    assert json.loads((tmp_path / "seconds.json").read_text())["round 2"] > partial["round 2"]
+    assert table_of(output) == table_of(first_output)
+
+
+def test_other_settings_need_another_folder(finished) -> None:
+    folder, _ = finished
+    with pytest.raises(ConfigError, match="seed"):
+        demo.run_demo(folder, seed=1, quick=True, console=Console(file=io.StringIO()))
+
+
+def test_rounds_differ_in_the_loss_alone(tmp_path) -> None:
+    first, second = demo.configurations(tmp_path, seed=3, quick=False)
+    assert first.loss.objective == "online_triplet"
+    assert second.loss.objective == "adaptive_quintuplet"
+    assert second.offline.lists == str(tmp_path / "negatives")
+    for name in ("seed", "epochs", "batch_size", "warmup_epochs", "model", "optimizer", "data", "precision"):
+        assert getattr(first, name) == getattr(second, name)
+    assert first.seed == 3
+
+
+def table_of(output: str) -> list[str]:
+    """The lines of the summary that hold figures."""
+    lines = [line for line in output.splitlines() if any(f"({name})" in line for name in SPLIT_TITLES)]
+    assert len(lines) == len(SPLIT_TITLES)
+    return lines

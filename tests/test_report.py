@@ -1,0 +1,419 @@
+"""The report says what its data say, loads nothing, and comes out the same each time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from aoq_ext.data import ImageTextData
+from aoq_ext.report import (
+    Answer,
+    Item,
+    MinedImage,
+    Query,
+    ReportData,
+    Round,
+    Similarities,
+    Split,
+    gallery,
+    render_report,
+    words,
+    write_report,
+)
+from aoq_ext.report.interval import rsum_interval
+from aoq_ext.report.pair_sample import PairSample
+from aoq_ext.report.svg import linear_axis, log_axis, tick_text
+
+SECTIONS = ("results", "method", "training", "similarity", "mined", "gallery", "limits", "settings")
+HOSTILE = "<script>alert(1)</script> & \"quoted\" 'too'"
+EPOCHS = 6
+
+
+def make_metrics(recall: float) -> dict[str, float]:
+    metrics = {}
+    for way in ("i2t", "t2i"):
+        metrics |= {f"{way}_r1": recall, f"{way}_r5": 2 * recall, f"{way}_r10": 3 * recall}
+        metrics |= {f"{way}_medr": float(int(100 / recall)), f"{way}_meanr": 200 / recall}
+    return metrics | {"rsum": 12 * recall}
+
+
+def make_split(name: str, title: str, before: float, after: float) -> Split:
+    difference = 12 * (after - before)
+    interval = (difference - 1.0, difference + 1.0)
+    return Split(name, title, 200, 1000, make_metrics(before), make_metrics(after), interval)
+
+
+def make_round(label: str, objective: str, gain: float, seed: int) -> Round:
+    generator = np.random.default_rng(seed)
+    rsum = np.linspace(50, 200 + gain, EPOCHS)
+    values = [generator.normal(mean, 0.1, 500).astype(np.float32) for mean in (0.7 + gain / 1000, 0.4, 0.6)]
+    validation = {"rsum": rsum, "i2t_r1": rsum / 12, "t2i_r1": rsum / 12}
+    settings = {"seed": 0, "loss": {"objective": objective}, "offline": {"lists": None}}
+    return Round(label, np.geomspace(30, 0.5, EPOCHS), validation, 2, EPOCHS, Similarities(*values), settings)
+
+
+def make_item(generator: np.random.Generator, caption: str) -> Item:
+    return Item(generator.integers(0, 256, (3, 32, 32), dtype=np.uint8), f"picture of {caption}", caption)
+
+
+def make_query(generator: np.random.Generator, rank: int) -> Query:
+    answers = tuple(
+        Answer(make_item(generator, f"answer {place}"), 1 - 0.1 * place, place == rank) for place in range(1, 6)
+    )
+    return Query(make_item(generator, f"query with rank {rank}"), answers, rank, rank + 3)
+
+
+def make_data(*changes: float) -> ReportData:
+    """`changes`: what round 2 adds to R@1 on test and test_style."""
+    generator = np.random.default_rng(0)
+    wrong = tuple(Answer(make_item(generator, f"wrong {number}"), 0.8, False) for number in range(4))
+    queries = tuple(make_query(generator, rank) for rank in (1, 1, 3, 40))
+    return ReportData(
+        dataset="emoji/train",
+        train_images=3000,
+        train_captions=15000,
+        rounds=(
+            make_round("online triplets", "online_triplet", 0.0, 1),
+            make_round("adaptive offline quintuplets", "adaptive_quintuplet", 12 * changes[0], 2),
+        ),
+        splits=(
+            make_split("test", "held-out concepts", 12.0, 12.0 + changes[0]),
+            make_split("test_style", "a held-out drawing style", 8.0, 8.0 + changes[1]),
+        ),
+        mined=(MinedImage(make_item(generator, "own caption"), 0.7, wrong),),
+        mined_texts_per_image=300,
+        mined_images_per_text=60,
+        image_queries=queries,
+        caption_queries=queries,
+        gallery_split="test",
+        seconds={"round 1": 60.0, "mining": 2.5, "round 2": 125.0, "evaluation": 5.0},
+        date="2026-07-01 12:30 UTC",
+        machine="2 CPU cores",
+        versions={"aoq_ext": "0.1.0", "torch": "2.13.0"},
+        seed=7,
+    )
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, without the style sheet, with single spaces."""
+    body = page.partition("<body>")[2]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_report(make_data(1.0, -0.5))
+
+
+class Elements(HTMLParser):
+    """Every tag with its attributes, and the tags that were left open."""
+
+    VOID = frozenset({"meta", "img", "br", "rect", "line", "circle", "polyline", "path"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.mismatched: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.mismatched.append(tag)
+
+
+def test_every_section_is_there_and_linked(page: str) -> None:
+    for name in SECTIONS:
+        assert f'<section id="{name}">' in page
+        assert f'href="#{name}"' in page
+
+
+def test_html_is_well_formed(page: str) -> None:
+    elements = Elements(page)
+    assert elements.mismatched == []
+    assert elements.open == []
+
+
+def test_nothing_is_loaded_from_anywhere(page: str) -> None:
+    elements = Elements(page).found
+    tags = {tag for tag, _ in elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
+    for tag, attributes in elements:
+        if "src" in attributes:
+            assert attributes["src"].startswith("data:image/png;base64,")
+        if "href" in attributes:
+            assert tag == "a"
+            assert attributes["href"].startswith(("#", "https://arxiv.org/"))
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_every_image_and_panel_has_a_text(page: str) -> None:
+    elements = Elements(page).found
+    images = [attributes for tag, attributes in elements if tag == "img"]
+    panels = [attributes for tag, attributes in elements if tag == "svg" and attributes.get("class") == "panel"]
+    assert len(images) >= 10
+    assert len(panels) == 6
+    assert all(image["alt"] and image["title"] for image in images)
+    assert all(panel["aria-label"] and panel["role"] == "img" for panel in panels)
+
+
+def test_hostile_text_is_escaped() -> None:
+    data = make_data(1.0, 1.0)
+    generator = np.random.default_rng(0)
+    item = replace(make_item(generator, HOSTILE), name=HOSTILE)
+    answers = (Answer(item, 0.5, False), Answer(item, 0.4, True))
+    query = Query(item, answers, 30, 1)
+    data = replace(
+        data,
+        dataset=HOSTILE,
+        machine=HOSTILE,
+        date=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        seconds={HOSTILE: 1.0},
+        mined=(MinedImage(item, 0.5, answers),),
+        image_queries=(query,),
+        caption_queries=(query,),
+        splits=tuple(replace(split, title=HOSTILE) for split in data.splits),
+        rounds=tuple(replace(run, label=HOSTILE, config={HOSTILE: {HOSTILE: HOSTILE}}) for run in data.rounds),
+    )
+    page = render_report(data)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page
+    assert Elements(page).mismatched == []
+    assert all(set(attributes) <= {"class", "src", "width", "height", "alt", "title"}
+               for tag, attributes in Elements(page).found if tag == "img")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ((1.0, 0.5), "12.0 points higher on held-out concepts and 6.0 points higher on a held-out drawing style"),
+        ((-1.0, -0.5), "12.0 points lower on held-out concepts and 6.0 points lower on a held-out drawing style"),
+        ((1.0, -0.5), "12.0 points higher on held-out concepts and 6.0 points lower on a held-out drawing style"),
+        ((0.0, 0.0), "the same to one decimal on held-out concepts and a held-out drawing style"),
+    ],
+)
+def test_text_agrees_with_the_numbers(changes: tuple[float, float], sentence: str) -> None:
+    text = text_of(render_report(make_data(*changes)))
+    assert f"AOQ’s rsum is {sentence}" in text
+    judged = {"better": max(changes) > 0, "worse": min(changes) < 0}
+    for word, expected in judged.items():
+        assert (re.search(rf"[+−]\d+\.\d {word}", text) is not None) == expected
+    direction = "higher than" if changes[0] > 0 else "lower than" if changes[0] < 0 else "the same to one decimal as"
+    assert f"{direction} round 1’s" in text
+
+
+def test_differences_are_those_of_the_table() -> None:
+    text = text_of(render_report(make_data(1.0, -0.5)))
+    assert "rsum 144.0 156.0 +12.0 better" in text
+    assert "rsum 96.0 90.0 −6.0 worse" in text
+    assert "median rank 8 7 −1 better" in text
+    assert "median rank 12 13 +1 worse" in text
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((0.5, 3.0), "better, beyond the luck"),
+        ((-3.0, -0.5), "worse, beyond the luck"),
+        ((-1.0, 2.0), "it includes zero"),
+    ],
+)
+def test_certainty_follows_the_interval(interval: tuple[float, float], verdict: str) -> None:
+    data = make_data(1.0, 1.0)
+    data = replace(data, splits=tuple(replace(split, rsum_interval=interval) for split in data.splits))
+    assert text_of(render_report(data)).count(verdict) == 2
+    assert ("No difference stays clear of zero" in words.overall(data)) == (interval[0] < 0 < interval[1])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warning"),
+    [
+        ((3, 3), None),
+        ((2, 6), "best epoch of round 1 lies in its warm-up"),
+        ((6, 1), "best epoch of round 2 lies in its warm-up"),
+        ((2, 2), "this compares nothing"),
+    ],
+)
+def test_weights_from_the_warmup_are_owned_up_to(epochs: tuple[int, int], warning: str | None) -> None:
+    data = make_data(1.0, 1.0)
+    first, second = (replace(run, best_epoch=epoch) for run, epoch in zip(data.rounds, epochs))
+    text = text_of(render_report(replace(data, rounds=(first, second))))
+    assert (text.count("lies in") == 0) if warning is None else (text.count(warning) == 2)
+
+
+def test_similarity_text_follows_the_medians() -> None:
+    def similarities(positive: float, offline: float) -> Similarities:
+        return Similarities(*(np.full(4, value, np.float32) for value in (positive, 0.1, offline)))
+
+    wide, narrow, wrong = similarities(0.8, 0.3), similarities(0.8, 0.7), similarities(0.5, 0.6)
+    assert "widens from 0.10 to 0.50" in words.similarity_takeaway(narrow, wide)
+    assert "narrows from 0.50 to 0.10" in words.similarity_takeaway(wide, narrow)
+    assert "stays at 0.50" in words.similarity_takeaway(wide, wide)
+    assert "100.0 % → 0.0 %" in words.similarity_takeaway(wrong, wide)
+    assert "narrows from 0.10 to −0.10" in words.similarity_takeaway(narrow, wrong)
+
+
+def test_same_data_same_bytes(page: str) -> None:
+    assert render_report(make_data(1.0, -0.5)) == page
+
+
+def test_report_is_small_and_written_whole(tmp_path, page: str) -> None:
+    path = write_report(make_data(1.0, -0.5), tmp_path / "new" / "report.html")
+    assert path.read_bytes() == page.encode()
+    assert path.stat().st_size < 3_000_000
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_not_finite_and_flat_curves_are_drawn() -> None:
+    data = make_data(0.0, 0.0)
+    first = replace(data.rounds[0], loss=np.array([np.nan, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    flat = {key: np.zeros(EPOCHS) for key in data.rounds[0].validation}
+    page = render_report(replace(data, rounds=(replace(first, validation=flat), replace(first, validation=flat))))
+    assert "nan" not in page.partition("<body>")[2]
+
+
+def test_axes_cover_the_data_with_round_ticks() -> None:
+    axis = linear_axis("rsum", 0.0, 347.0)
+    assert axis.low == 0.0
+    assert axis.high == 400.0
+    assert axis.ticks == (0.0, 100.0, 200.0, 300.0, 400.0)
+    logarithmic = log_axis("loss", 0.3, 40.0)
+    assert all(0 <= logarithmic.fraction(tick) <= 1 for tick in logarithmic.ticks)
+    assert len(logarithmic.ticks) >= 4
+    assert [tick_text(value) for value in (-0.4, 0.1 + 0.2, 0.0, 1200.0)] == ["−0.4", "0.3", "0", "1,200"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.26, "+1.3"), (-1.26, "−1.3"), (0.04, "0.0"), (-0.04, "0.0"), (0.0, "0.0")]
+)
+def test_signed(value: float, text: str) -> None:
+    assert words.signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.14, "3.1 s"), (9.96, "10 s"), (42.0, "42 s"), (59.7, "1 min"), (104.2, "1 min 44 s")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+def test_chance_matches_a_shuffled_ranking() -> None:
+    split = make_split("test", "t", 1.0, 1.0)
+    generator = np.random.default_rng(0)
+    best_of_own = np.array([generator.permutation(split.captions)[:5].min() for _ in range(20_000)])
+    one_image = generator.integers(0, split.images, 20_000)
+    simulated = sum(100 * np.mean(ranks < level) for ranks in (best_of_own, one_image) for level in (1, 5, 10))
+    assert words.chance_rsum(split) == pytest.approx(simulated, abs=0.6)
+
+
+def test_interval_holds_the_difference_and_vanishes_without_one() -> None:
+    generator = np.random.default_rng(0)
+    owners = np.repeat(np.arange(300), 5)
+    before = generator.integers(1, 30, 300), generator.integers(1, 30, 1500)
+    after = np.maximum(before[0] - 3, 1), np.maximum(before[1] - 3, 1)
+    low, high = rsum_interval(before, after, owners, seed=0)
+    exact = sum(100 * (np.mean(a <= k) - np.mean(b <= k)) for b, a in zip(before, after) for k in (1, 5, 10))
+    assert 0 < low < exact < high
+    assert rsum_interval(before, after, owners, seed=0) == (low, high)
+    assert rsum_interval(before, before, owners, seed=0) == (0.0, 0.0)
+
+
+def make_dataset(images: int) -> ImageTextData:
+    generator = np.random.default_rng(0)
+    return ImageTextData(
+        images=generator.integers(0, 256, (images, 3, 8, 8), dtype=np.uint8),
+        captions=[f"image {image // 2} caption {number}" for image in range(images) for number in range(2)],
+        caption_image=np.repeat(np.arange(images), 2).astype(np.int64),
+        group_ids=np.arange(images, dtype=np.int64) // 2,
+        image_names=[f"name {image}" for image in range(images)],
+        name="made up",
+    )
+
+
+def test_gallery_shows_successes_and_failures_by_the_seed() -> None:
+    ranks = np.array([1, 5, 1, 1, 9, 1, 2, 7, 1, 3])
+    chosen = gallery.choose(ranks, seed=3)
+    assert [ranks[query] == 1 for query in chosen] == [True] * 3 + [False] * 3
+    assert chosen == gallery.choose(ranks, seed=3)
+    assert any(gallery.choose(ranks, seed=seed) != chosen for seed in range(5))
+    assert gallery.choose(np.array([1, 1]), seed=0) == [0, 1]
+
+
+def test_gallery_answers_are_in_order_and_marked() -> None:
+    data = make_dataset(8)
+    images = np.eye(8, dtype=np.float32)
+    texts = images[data.caption_image]
+    ranks = np.ones(8, np.int64), np.ones(16, np.int64)
+    for query in gallery.image_queries(data, images, texts, ranks[0], ranks[0] + 1, seed=0):
+        assert [answer.right for answer in query.answers] == [True, True, False, False, False]
+        assert (query.rank, query.rank_before) == (1, 2)
+        assert query.answers[0].item.name == query.item.name
+    for query in gallery.caption_queries(data, images, texts, ranks[1], ranks[1], seed=0):
+        assert [answer.right for answer in query.answers] == [True, False, False, False, False]
+
+
+def test_mined_examples_show_each_caption_once_hardest_first() -> None:
+    data = make_dataset(8)
+    lists = np.array([[2, 0, 2, 1, 3, -1, -1]] * 8, dtype=np.int32)
+    examples = gallery.mined_examples(data, lists, seed=0)
+    assert len({int(data.group_ids[image]) for image, _ in examples}) == len(examples) == 4
+    assert all(captions == [2, 1] or captions == [2, 0, 1, 3][: len(captions)] for _, captions in examples)
+    for _, captions in examples:
+        said = [data.captions[caption] for caption in captions]
+        assert len(set(said)) == len(said)
+
+
+class OneHot:
+    """A model that sees an image's mean colour and reads a caption's image number."""
+
+    def embed_images(self, images):
+        import torch
+
+        return torch.from_numpy(images.reshape(len(images), -1)[:, :4].astype(np.float32) / 255)
+
+    def embed_texts(self, captions):
+        import torch
+
+        return torch.tensor([[float(caption.split()[1]), 1.0, 0.0, 0.0] for caption in captions])
+
+
+def test_similarities_agree_with_a_loop() -> None:
+    data = make_dataset(20)
+    lists = np.random.default_rng(1).integers(0, 40, (20, 6)).astype(np.int32)
+    lists[:, 4:] = -1
+    sample = PairSample.draw(data, lists, top_texts=5, batch_size=8, seed=0)
+    assert len(sample.image) == 16
+    assert (data.caption_image[sample.caption] == sample.image).all()
+    assert all(caption in lists[image, :4] for image, caption in zip(sample.image, sample.offline))
+
+    model = OneHot()
+    images = model.embed_images(data.images).numpy()
+    texts = model.embed_texts(data.captions).numpy()
+    got = sample.similarities(model, data)
+    for place, (image, caption, offline) in enumerate(zip(sample.image, sample.caption, sample.offline)):
+        batch = slice(place // 8 * 8, place // 8 * 8 + 8)
+        rivals = [
+            images[image] @ texts[other]
+            for other, owner in zip(sample.caption[batch], sample.image[batch])
+            if data.group_ids[owner] != data.group_ids[image]
+        ]
+        assert got.positive[place] == pytest.approx(images[image] @ texts[caption], rel=1e-5)
+        assert got.offline[place] == pytest.approx(images[image] @ texts[offline], rel=1e-5)
+        assert got.online[place] == pytest.approx(max(rivals), rel=1e-5)

@@ -1,0 +1,121 @@
+"""Configurations: files and flags, the shipped ones, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("lightning_fabric")
+
+from test_training_toy import toy_config
+from torch import nn
+
+from aoq_ext.training import (
+    Component,
+    ConfigError,
+    DataConfig,
+    LossConfig,
+    OfflineConfig,
+    TrainConfig,
+    load_config,
+    train,
+)
+from aoq_ext.training.components import build_encoder
+from aoq_ext.training.config import OptimizerConfig, check
+from aoq_ext.training.model import build_model
+from aoq_ext.training.schedule import learning_rate
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "emoji"
+
+
+def spelled_out(config: TrainConfig) -> TrainConfig:
+    """Without the encoders' arguments, which the files spell out although they are the defaults."""
+    encoders = replace(
+        config.model,
+        image_encoder=replace(config.model.image_encoder, args={}),
+        text_encoder=replace(config.model.text_encoder, args={}),
+    )
+    return replace(config, model=encoders)
+
+
+def test_shipped_configurations_are_the_defaults_and_their_second_round() -> None:
+    first, second = load_config(CONFIGS / "round1.yaml"), load_config(CONFIGS / "aoq.yaml")
+    assert spelled_out(first) == TrainConfig()
+    assert spelled_out(second) == TrainConfig(
+        run="runs/aoq", loss=LossConfig(objective="adaptive_quintuplet"), offline=OfflineConfig(lists="runs/negatives")
+    )
+    for config in (first, second):
+        check(config)
+        assert repr(build_model(config.model, 50)) == repr(build_model(TrainConfig().model, 50))
+
+
+def test_overrides_go_before_the_file() -> None:
+    config = load_config(CONFIGS / "round1.yaml", seed=4, **{"optimizer.lr": 0.5, "data.validation_split": None})
+    assert (config.seed, config.optimizer.lr, config.data.validation_split) == (4, 0.5, None)
+
+
+def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config: expected a YAML file, but .*none.yaml does not exist"):
+        load_config(tmp_path / "none.yaml")
+    path = tmp_path / "bad.yaml"
+    for text, message in (
+        ("epocs: 3\n", "epocs"),
+        ("epochs: many\n", "epochs"),
+        ("loss: {objective: best}\n", "objective"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs: expected a positive number, got 0"),
+        ({"batch_size": 1}, "batch_size: expected at least 2"),
+        ({"warmup_epochs": 4}, r"warmup_epochs: expected a number from 0 to epochs \(3\), got 4"),
+        ({"seed": -1}, "seed: expected a number from 0"),
+        ({"threads": 0}, "threads: expected a positive number or null, got 0"),
+        ({"optimizer": OptimizerConfig(lr=float("nan"))}, "optimizer.lr: expected a positive number, got nan"),
+        ({"optimizer": OptimizerConfig(drop_at=0)}, r"optimizer.drop_at: expected a fraction in \(0, 1\], got 0"),
+        ({"optimizer": OptimizerConfig(weight_decay=-1)}, "optimizer.weight_decay: expected 0 or more, got -1"),
+        ({"loss": LossConfig(objective="offline_triplet")}, "offline.lists: expected the folder that `aoq mine` wrote"),
+        ({"data": DataConfig(loader="load_emoji")}, "data.loader: expected a dotted path"),
+        ({"data": DataConfig(loader="aoq_ext.nothing.load")}, "data.loader: cannot import 'aoq_ext.nothing.load'"),
+        ({"data": DataConfig(loader="aoq_ext.data.load")}, "data.loader: the module 'aoq_ext.data' has no 'load'"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(toy_config(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoders_are_checked() -> None:
+    with pytest.raises(
+        ConfigError, match=r"image.args: expected the arguments of .*ConvEncoder\(dim.*got \{'size': 3\}"
+    ):
+        build_encoder(Component("aoq_ext.encoders.ConvEncoder", {"size": 3}), "image")
+    with pytest.raises(ConfigError, match=r"image.factory: expected a torch.nn.Module, got PurePosixPath"):
+        build_encoder(Component("pathlib.PurePosixPath"), "image")
+
+
+def test_any_module_can_be_an_encoder() -> None:
+    linear = build_encoder(
+        Component("torch.nn.Linear", {"in_features": 3, "out_features": 2}), "image", vocabulary_size=9
+    )
+    assert isinstance(linear, nn.Linear)  # which takes no vocabulary_size, and is given none
+
+
+def test_learning_rate_schedules() -> None:
+    assert learning_rate(OptimizerConfig(lr=1.0, schedule="constant"), 99, 100) == 1.0
+    step = OptimizerConfig(lr=1.0, schedule="step", drop_at=0.5)
+    assert [learning_rate(step, at, 100) for at in (0, 49, 50, 99)] == [1.0, 1.0, 0.1, 0.1]
+    cosine = [learning_rate(OptimizerConfig(lr=1.0), at, 100) for at in range(100)]
+    assert cosine[0] == 1.0
+    assert cosine[50] == pytest.approx(0.5)
+    assert 0 < cosine[99] < 0.001
+    assert cosine == sorted(cosine, reverse=True)
