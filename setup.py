@@ -40,8 +40,11 @@ class CMakeBuild(build_ext):
         architectures, reason = cuda_architectures()
         build = ROOT / "build" / "cmake"
         cmake = require("cmake", "CMake 3.24 or later (`pip install cmake`)")
+        found = subprocess.run([cmake, "--version"], capture_output=True, text=True, check=True).stdout
+        if tuple(map(int, re.findall(r"\d+", found)[:2])) < (3, 24):
+            raise SystemExit(f"aoq_ext: {found.splitlines()[0]} is too old; install CMake 3.24 (`pip install cmake`).")
         configure = [
-            cmake, "-S", str(ROOT), "-B", str(build), "--fresh",
+            cmake, "-S", str(ROOT), "-B", str(build),
             "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={require('ninja', 'ninja (`pip install ninja`)')}",
             "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
             f"-DAOQ_TORCH_DIR={torch.folder}", f"-DAOQ_TORCH_VERSION={torch.version}",
@@ -85,8 +88,12 @@ def require(program: str, cure: str) -> str:
 
 
 def find_compiler() -> str:
-    """The C++ compiler: $CXX, else the usual names."""
-    for name in filter(None, [os.environ.get("CXX"), "c++", "g++", "clang++"]):
+    """The C++ compiler: $CXX (a name or a path), else the usual names."""
+    if chosen := os.environ.get("CXX"):
+        if path := shutil.which(chosen):
+            return path
+        raise SystemExit(f"aoq_ext: CXX must name a C++ compiler that can be run, got {chosen!r}.")
+    for name in ("c++", "g++", "clang++"):
         if path := shutil.which(name):
             return path
     raise SystemExit(
@@ -95,12 +102,13 @@ def find_compiler() -> str:
 
 
 def find_nvcc() -> str | None:
-    """The CUDA compiler: $CUDACXX, $CUDA_HOME/bin, the path, /usr/local/cuda."""
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    for name in filter(None, [os.environ.get("CUDACXX"), f"{home}/bin/nvcc", "nvcc"]):
-        if path := shutil.which(name):
+    """The CUDA compiler: $CUDACXX, else $CUDA_HOME/bin, /usr/local/cuda/bin, the path."""
+    if chosen := os.environ.get("CUDACXX"):
+        if path := shutil.which(chosen):
             return path
-    return None
+        raise SystemExit(f"aoq_ext: CUDACXX must name an nvcc that can be run, got {chosen!r}.")
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which(f"{home}/bin/nvcc") or shutil.which("nvcc")
 
 
 def cuda_architectures() -> tuple[str, str]:
@@ -132,7 +140,9 @@ def local_architectures() -> str:
 def parallel_jobs() -> int:
     """Compile jobs: $MAX_JOBS, else as many as cores and memory allow."""
     if given := os.environ.get("MAX_JOBS"):
-        return max(1, int(given))
+        if not given.isdecimal() or int(given) == 0:
+            raise SystemExit(f"aoq_ext: MAX_JOBS must be a positive number, got {given!r}.")
+        return int(given)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return max(1, min(len(os.sched_getaffinity(0)), int(memory / GIBIBYTES_PER_JOB)))
 

@@ -1,7 +1,7 @@
 """The autograd formulae of the losses: forward saves O(B) numbers, backward is one operator.
 
 Each formula is there twice: registered with torch.library, so that compiled graphs and direct calls of the operators
-are differentiable, and as a plain autograd Function, which costs a tenth of that registration's overhead in an eager step.
+are differentiable, and as a plain autograd Function, which saves that registration's overhead in an eager step.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def build_info() -> dict[str, str]:
         "built against torch": facts["built_against_torch"],
         "library": str(LIBRARY),
         "compiler": facts["compiler"],
-        "CUDA compiled": f"yes, nvcc {facts['cuda_compiler']}" if architectures else "no",
+        "CUDA compiled": f"yes, nvcc {facts['cuda_compiler']}, runtime {facts['cuda_runtime']}"
+        if architectures
+        else "no",
         "CUDA missing because": "" if architectures else facts["cuda_missing_because"],
         "CUDA architectures": architectures,
         "CPU kernels": "fused",

@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ._validation import check_floating, check_like, check_shape, check_tensor, dtype_of, shape_of
+from ._validation import INTEGER_DTYPES, check_floating, check_like, check_shape, check_tensor, dtype_of, shape_of
 
-_INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _ROWS_SHOWN = 5
-_PANEL_ELEMENTS = 1 << 22
+_PANEL_ELEMENTS = 1 << 20
 
 
 def check_matrix(name: str, rows: Tensor) -> None:
@@ -32,7 +31,7 @@ def check_comparable(name: str, rows: Tensor, model: Tensor, model_name: str) ->
 def check_ids(name: str, ids: Tensor, model: Tensor, model_name: str) -> None:
     """Require one integer per row of another argument, on its device."""
     check_tensor(name, ids)
-    if ids.dtype not in _INTEGER_DTYPES:
+    if ids.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be an integer tensor, got {dtype_of(ids)}")
     check_shape(name, ids, (model.shape[0],), f"one integer per row of {model_name}, shape")
     if ids.device != model.device:

@@ -24,26 +24,25 @@ def _load_library() -> dict[str, str]:
             f"the compiled library {LIBRARY.name} is not beside aoq_ext ({LIBRARY.parent}); "
             "install the package with `pip install .` from its source folder, and do not import it from there"
         )
-    if not _is_registered("aoq::quintuplet_forward"):  # loading a second library of this namespace would crash
-        try:
-            torch.ops.load_library(str(LIBRARY))
-        except OSError as error:
-            raise ImportError(
-                f"{LIBRARY} does not load under torch {torch.__version__}: {error}; reinstall aoq_ext from its source "
-                "folder with `pip install --force-reinstall --no-deps .`"
-            ) from error
-    describe = ctypes.CDLL(str(LIBRARY)).aoq_build_info
-    describe.restype = ctypes.c_char_p
-    facts: dict[str, str] = json.loads(describe())
+    if hasattr(torch.ops.aoq, "quintuplet_forward") and str(LIBRARY) not in torch.ops.loaded_libraries:
+        # Registering the same operators a second time would end the process.
+        raise ImportError(
+            f"another library with the operators of aoq_ext is loaded already, so {LIBRARY} cannot be; "
+            "import one installation of aoq_ext per process"
+        )
+    try:
+        torch.ops.load_library(str(LIBRARY))
+    except OSError as error:
+        raise ImportError(
+            f"{LIBRARY} does not load under torch {torch.__version__}: {error}; reinstall aoq_ext from its source "
+            "folder with `pip install --force-reinstall --no-deps .`"
+        ) from error
+    library = ctypes.CDLL(str(LIBRARY))
+    library.aoq_build_info.restype = ctypes.c_char_p
+    facts: dict[str, str] = json.loads(library.aoq_build_info())
+    runtime = getattr(library, "aoq_cuda_runtime_version", None)  # only where CUDA was compiled
+    facts["cuda_runtime"] = "{}.{}".format(*divmod(runtime() // 10, 100)) if runtime else ""
     return facts
-
-
-def _is_registered(name: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel(name)) if _has_schema(name) else False
-
-
-def _has_schema(name: str) -> bool:
-    return bool(torch._C._jit_get_schemas_for_operator(name))
 
 
 BUILD_FACTS = _load_library()

@@ -13,7 +13,7 @@ from ._options import LossOptions, Objective
 
 def has_kernel(tensor: Tensor) -> bool:
     """Whether the compiled library has kernels for the device of this tensor."""
-    return tensor.device.type == "cpu"
+    return tensor.device.type in ("cpu", "meta")
 
 
 def quintuplet_loss(
@@ -66,7 +66,15 @@ def quintuplet_score_loss(
 
 
 def _differentiable(function: type[torch.autograd.Function], operator: Any) -> Any:
-    return function.apply if torch.is_grad_enabled() and not torch.compiler.is_compiling() else operator
+    """The light autograd Function in an eager step, the registered operator in a traced one."""
+    if torch.compiler.is_compiling():
+        return operator
+    if torch._C._are_functorch_transforms_active():  # jvp, for one, would silently return zeros
+        raise RuntimeError(
+            "aoq_ext losses do not support torch.func transforms (grad, vjp, jvp, vmap, ...); use loss.backward(), or "
+            "the function of the same name in aoq_ext.reference, which is plain PyTorch"
+        )
+    return function.apply if torch.is_grad_enabled() else operator
 
 
 def mine_top_k(

@@ -65,6 +65,12 @@ class LossOptions:
         return LossOptions(**{name: _PARSERS[name](name, value) for name, value in given.items()})
 
 
+def refuse_gathering(gather_distributed: Any) -> None:
+    """Only False is possible; True must not be mistaken for a request that was heard."""
+    if _flag("gather_distributed", gather_distributed):
+        raise ValueError("gather_distributed must be False: this version takes negatives from its own process alone")
+
+
 def _real(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from ._options import LossOptions, Objective
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_embeddings(
@@ -58,7 +58,7 @@ def check_scores(
         if needs_offline(name, tensor, options):
             assert tensor is not None
             check_like(name, tensor, scores, "scores")
-            check_shape(name, tensor, (scores.shape[0],), "(B,)")
+            check_shape(name, tensor, (scores.shape[0],), "one score a pair, shape (B,)")
     check_group_ids(group_ids, scores)
 
 
@@ -112,10 +112,12 @@ def check_group_ids(group_ids: Tensor | None, model: Tensor) -> None:
     if group_ids is None:
         return
     check_tensor("group_ids", group_ids)
-    if group_ids.dtype not in _INTEGER_DTYPES:
+    if group_ids.dtype not in INTEGER_DTYPES:
         raise TypeError(f"group_ids must be an integer tensor, got {dtype_of(group_ids)}")
     if group_ids.device != model.device:
-        raise ValueError(f"group_ids must be on the device of the embeddings, {model.device}, got {group_ids.device}")
+        raise ValueError(
+            f"group_ids must be on the device of the other arguments, {model.device}, got {group_ids.device}"
+        )
     check_shape("group_ids", group_ids, (model.shape[0],), "one id a pair, shape (B,)")
 
 

@@ -16,7 +16,7 @@ _USAGE_ERROR = 2  # the exit status argparse uses
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # Modules that only an extra brings, by the name they are imported with.
-_TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "matplotlib", "numpy", "PIL", "rich", "tensorboard", "yaml"}
+TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "numpy", "PIL", "rich", "tensorboard", "yaml"}
 
 
 class UsageError(Exception):
@@ -178,7 +178,7 @@ def _usage() -> str:
 
 def _explain(error: Exception) -> str:
     """One line for a person."""
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _TRAIN_MODULES:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in TRAIN_MODULES:
         return f'this command needs {error.name}, which is not installed: pip install "aoq_ext[train]"'
     message = " ".join(str(error).split())
     expected = isinstance(error, (UsageError, ValueError, RuntimeError, OSError, argparse.ArgumentError))

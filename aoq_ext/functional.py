@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from . import _ops, reference
@@ -103,8 +104,8 @@ def embedding_loss(
     arguments = (image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids)
     if _ops.has_kernel(image):
         return _ops.quintuplet_loss(*arguments, options)
-    _warn_once(image.device.type)
-    return reference.adaptive_quintuplet_loss(*arguments, **vars(options))
+    _warn_no_kernel(image)
+    return reference.embedding_loss(*arguments, options)
 
 
 def score_loss(
@@ -127,8 +128,13 @@ def score_loss(
     arguments = (scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids)
     if _ops.has_kernel(scores):
         return _ops.quintuplet_score_loss(*arguments, options)
-    _warn_once(scores.device.type)
-    return reference.adaptive_quintuplet_score_loss(*arguments, **vars(options))
+    _warn_no_kernel(scores)
+    return reference.score_loss(*arguments, options)
+
+
+def _warn_no_kernel(tensor: Tensor) -> None:
+    if not torch.compiler.is_compiling():  # a warning cannot be traced
+        _warn_once(tensor.device.type)
 
 
 @cache
@@ -136,5 +142,5 @@ def _warn_once(device_type: str) -> None:
     warnings.warn(
         f"aoq_ext has no compiled kernel for {device_type} tensors in this build; the loss runs in plain PyTorch, "
         "correct but slower and with O(B²) memory. `aoq doctor` says why.",
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import functional
-from ._options import LossOptions
+from ._options import LossOptions, refuse_gathering
 
 __all__ = ["AdaptiveQuintupletLoss", "AdaptiveQuintupletScoreLoss"]
 
@@ -49,6 +49,7 @@ class AdaptiveQuintupletLoss(_Loss):
         reduction: ``"sum"`` (the paper), ``"mean"`` or ``"none"``.
         detach_weight: treat w and v as constants in the backward pass (the authors' code does not).
         clamp_weight: clamp w and v at 0 (the authors' code does not; they go negative once a gap exceeds α·β).
+        gather_distributed: must be False: negatives come from this process's batch alone.
 
     Shape:
         - image x, text y: (B, D), float32, float16, bfloat16 or float64, normally L2-normalised by the encoder.
@@ -84,12 +85,14 @@ class AdaptiveQuintupletLoss(_Loss):
         reduction: str = "sum",
         detach_weight: bool = False,
         clamp_weight: bool = False,
+        gather_distributed: bool = False,
     ) -> None:
         super().__init__(
             margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
             objective=objective, online=online, similarity=similarity, reduction=reduction,
             detach_weight=detach_weight, clamp_weight=clamp_weight,
         )  # fmt: skip
+        refuse_gathering(gather_distributed)
 
     def forward(
         self,
@@ -129,12 +132,14 @@ class AdaptiveQuintupletScoreLoss(_Loss):
         reduction: str = "sum",
         detach_weight: bool = False,
         clamp_weight: bool = False,
+        gather_distributed: bool = False,
     ) -> None:
         super().__init__(
             margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
             objective=objective, online=online, reduction=reduction,
             detach_weight=detach_weight, clamp_weight=clamp_weight,
         )  # fmt: skip
+        refuse_gathering(gather_distributed)
 
     def forward(
         self,

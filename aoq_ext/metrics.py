@@ -126,7 +126,8 @@ def _check(images: Tensor, texts: Tensor, text_image_index: Tensor, folds: int) 
         raise ValueError(f"image_embeddings must hold at least one image, got {shape_of(images)}")
     if folds < 1 or count % folds:
         raise ValueError(f"folds must be a positive divisor of the {count} images, got {folds}")
-    outside = torch.nonzero((text_image_index < 0) | (text_image_index >= count)).flatten()
+    owners = text_image_index.long()  # count may not fit the dtype that came
+    outside = torch.nonzero((owners < 0) | (owners >= count)).flatten()
     if outside.numel() > 0:
         value = int(text_image_index[outside[0]])
         raise ValueError(f"text_image_index must be in [0, {count}), got {value} in {rows_of(outside)}")

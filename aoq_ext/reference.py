@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ._options import LossOptions, Objective, Online, Reduction, Similarity
+from ._validation import check_embeddings, check_scores
 
 __all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
 
@@ -40,12 +41,32 @@ def adaptive_quintuplet_loss(
     hard_text_image: Tensor | None = None,  # as hard_text
     hard_image_text: Tensor | None = None,  # as hard_image
     group_ids: Tensor | None = None,  # (B,)
-    **options: object,
+    *,
+    margin_online: float = 0.2,
+    margin_offline: float = 0.0,
+    alpha: float = 0.3,
+    beta: float = 1.5,
+    objective: str = "adaptive_quintuplet",
+    online: str = "hardest",
+    similarity: str = "dot",
+    reduction: str = "sum",
+    detach_weight: bool = False,
+    clamp_weight: bool = False,
 ) -> Tensor:
     """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_loss`; same arguments, same result."""
-    opt = LossOptions.create(**options)
-    with torch.autocast(image.device.type, enabled=False):
-        return _embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, opt)
+    options = LossOptions.create(
+        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
+        objective=objective, online=online, similarity=similarity, reduction=reduction,
+        detach_weight=detach_weight, clamp_weight=clamp_weight,
+    )  # fmt: skip
+    offline = {
+        "hard_image": hard_image,
+        "hard_text": hard_text,
+        "hard_text_image": hard_text_image,
+        "hard_image_text": hard_image_text,
+    }
+    check_embeddings(image, text, offline, group_ids, options)
+    return embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options)
 
 
 def adaptive_quintuplet_score_loss(
@@ -55,13 +76,63 @@ def adaptive_quintuplet_score_loss(
     hard_pair_scores: Tensor | None = None,  # (B,)  c
     partner_pair_scores: Tensor | None = None,  # (B,)  d
     group_ids: Tensor | None = None,  # (B,)
-    **options: object,
+    *,
+    margin_online: float = 0.2,
+    margin_offline: float = 0.0,
+    alpha: float = 0.3,
+    beta: float = 1.5,
+    objective: str = "adaptive_quintuplet",
+    online: str = "hardest",
+    reduction: str = "sum",
+    detach_weight: bool = False,
+    clamp_weight: bool = False,
 ) -> Tensor:
     """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_score_loss`; same arguments, same result."""
-    opt = LossOptions.create(**options)
+    options = LossOptions.create(
+        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
+        objective=objective, online=online, reduction=reduction,
+        detach_weight=detach_weight, clamp_weight=clamp_weight,
+    )  # fmt: skip
+    offline = {
+        "hard_text_scores": hard_text_scores,
+        "hard_image_scores": hard_image_scores,
+        "hard_pair_scores": hard_pair_scores,
+        "partner_pair_scores": partner_pair_scores,
+    }
+    check_scores(scores, offline, group_ids, options)
+    return score_loss(
+        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, options
+    )
+
+
+def embedding_loss(
+    image: Tensor,
+    text: Tensor,
+    hard_image: Tensor | None,
+    hard_text: Tensor | None,
+    hard_text_image: Tensor | None,
+    hard_image_text: Tensor | None,
+    group_ids: Tensor | None,
+    options: LossOptions,
+) -> Tensor:
+    """The embedding form on arguments that were checked."""
+    with torch.autocast(image.device.type, enabled=False):
+        return _embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options)
+
+
+def score_loss(
+    scores: Tensor,
+    hard_text_scores: Tensor | None,
+    hard_image_scores: Tensor | None,
+    hard_pair_scores: Tensor | None,
+    partner_pair_scores: Tensor | None,
+    group_ids: Tensor | None,
+    options: LossOptions,
+) -> Tensor:
+    """The score-matrix form on arguments that were checked."""
     offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
     a, b, c, d = (None if s is None else _upcast(s) for s in offline)
-    return _score_loss(_upcast(scores), a, b, c, d, group_ids, opt)
+    return _score_loss(_upcast(scores), a, b, c, d, group_ids, options)
 
 
 def _embedding_loss(

@@ -45,9 +45,10 @@ def hardest_negatives(
         A plain triplet loss on the selected negatives::
 
             chosen = aoq_ext.hardest_negatives(image, text)
+            has_negative = chosen.text_index >= 0
             positive = (image * text).sum(1)
             negative = (image * text[chosen.text_index]).sum(1)
-            loss = (0.2 + negative - positive).relu().sum()
+            loss = (0.2 + negative - positive).relu()[has_negative].sum()
     """
     check_embeddings(image, text, {}, group_ids, LossOptions(objective=Objective.ONLINE_TRIPLET))
     image, text = image.detach(), text.detach()

@@ -1,6 +1,6 @@
 """Run the suites and write their results: raw JSON and a table, under benchmarks/results/.
 
-    python benchmarks/run.py [--output DIR]
+python benchmarks/run.py [--output DIR]
 """
 
 from __future__ import annotations
@@ -35,7 +35,16 @@ def main() -> None:
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
     raw = output / f"{date.today()}-cpu-loss.json"
-    command = [sys.executable, "-m", "pytest", "-q", "bench_loss.py", f"--benchmark-json={raw}", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "bench_loss.py",
+        f"--benchmark-json={raw}",
+        "-p",
+        "no:cacheprovider",
+    ]
     subprocess.run(command, cwd=HERE, check=True)
     report = json.loads(raw.read_text())
     report = {"environment": environment(report), "memory_mib": measure_memory(), "times": list(rows(report))}

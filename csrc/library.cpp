@@ -1,4 +1,5 @@
-// Every operator schema. Each implementation is registered beside its code; fakes and autograd are in aoq_ext/_ops.py.
+// Every operator schema. Each implementation is registered beside its code; aoq_ext/_fakes.py says what
+// shapes they return, aoq_ext/_autograd.py how they are differentiated.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(aoq, m) {

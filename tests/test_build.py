@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("aoq_ext", "build_backend", "csrc", "CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "setup.py")
+SOURCES = (
+    "aoq_command.py",
+    "aoq_ext",
+    "build_backend",
+    "csrc",
+    "CMakeLists.txt",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+    "setup.py",
+)
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +148,33 @@ def test_required_cuda_that_is_missing_stops_the_build(source, tmp_path):
     assert "AOQ_REQUIRE_CUDA=1, but nvcc was not found" in result.stderr
 
 
-def test_malformed_architectures_stop_the_build(source):
-    result = run_setup(source, AOQ_BUILD_CUDA="1", AOQ_CUDA_ARCHS="sm_90")
-    if "nvcc was not found" not in result.stdout:
-        assert "AOQ_CUDA_ARCHS must look like '80;90a', got 'sm_90'" in result.stderr
+def test_malformed_settings_stop_the_build(source, tmp_path):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh")
+    nvcc.chmod(0o755)
+    for settings, message in (
+        ({"AOQ_CUDA_ARCHS": "sm_90", "CUDACXX": str(nvcc)}, "AOQ_CUDA_ARCHS must look like '80;90a', got 'sm_90'"),
+        ({"CUDACXX": "no-such-nvcc"}, "CUDACXX must name an nvcc that can be run, got 'no-such-nvcc'"),
+        ({"CXX": "no-such-compiler", "AOQ_BUILD_CUDA": "0"}, "CXX must name a C++ compiler that can be run"),
+    ):
+        result = run_setup(source, **{"AOQ_BUILD_CUDA": "1"} | settings)
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_the_command_speaks_when_the_package_cannot_be_imported(installed, tmp_path):
+    for name in ("aoq_ext", "aoq_command.py"):
+        subprocess.run(["cp", "-r", installed / name, tmp_path / name], check=True)
+    (tmp_path / "aoq_ext/libaoq.so").unlink()
+    result = python("import aoq_command, sys; sys.exit(aoq_command.main())", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("✗ aoq_ext cannot be imported: the compiled library libaoq.so is not beside")
+
+
+def test_a_second_installation_in_one_process_is_an_import_error(installed, tmp_path):
+    subprocess.run(["cp", installed / "aoq_ext/libaoq.so", tmp_path / "other.so"], check=True)
+    result = python(f"import torch; torch.ops.load_library({str(tmp_path / 'other.so')!r}); import aoq_ext", installed)
+    assert "ImportError: another library with the operators of aoq_ext is loaded already" in result.stderr
 
 
 def run_setup(source, **environment):

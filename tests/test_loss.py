@@ -248,3 +248,43 @@ def test_score_module_equals_the_embedding_module():
     scores = [x @ y.T, (x * yt).sum(1), (xt * y).sum(1), (xt * yt).sum(1), (xh * yh).sum(1)]
     expected = aoq_ext.AdaptiveQuintupletLoss()(x, y, xt, yt, xh, yh)
     torch.testing.assert_close(aoq_ext.AdaptiveQuintupletScoreLoss()(*scores), expected)
+
+
+def test_order_similarity_of_infinities():
+    operands = make_operands(6, 5, dtype=torch.float32)
+    operands[0][1, 2], operands[1][4, 3], operands[1][5, 0] = math.inf, -math.inf, math.inf
+    ours = adaptive_quintuplet_loss(*operands, similarity="order", reduction="none")
+    theirs = aoq_ext.reference.adaptive_quintuplet_loss(*operands, similarity="order", reduction="none")
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize(("count", "width"), [(64, 100), (301, 33), (2100, 16)])
+def test_a_duplicate_of_the_positive_ties_with_it(dtype, similarity, count, width):
+    """Though its score comes from another summation order than p: never semi-hard, and no hinge at margin 0."""
+    operands = make_operands(count, width, dtype=dtype)[:2]
+    operands[1][1::2] = operands[1][: count - 1 : 2]
+    text_index, _ = chosen(operands, online="semihard", similarity=similarity)
+    twins = [i + 1 if i % 2 == 0 else i - 1 for i in range(count)]
+    assert not [i for i, j in enumerate(text_index) if j == twins[i]]
+    operands[0][1::2] = operands[0][: count - 1 : 2]  # now both negatives of a pair equal its positive
+    operands = [operand[: count // 2 * 2] for operand in operands]
+    for online in ("hardest", "all"):
+        value = adaptive_quintuplet_loss(
+            *operands, objective="online_triplet", similarity=similarity, online=online, margin_online=0.0
+        )
+        reference = aoq_ext.reference.adaptive_quintuplet_loss(
+            *(operand.double() for operand in operands),
+            objective="online_triplet", similarity=similarity, online=online, margin_online=0.0,
+        )  # fmt: skip
+        torch.testing.assert_close(value.double(), reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [4096, 8192])
+def test_long_sums_stay_accurate(count):
+    operands = make_operands(count, 8, dtype=torch.float32)[:2]
+    options = {"objective": "online_triplet", "online": "all", "reduction": "none"}
+    exact = adaptive_quintuplet_loss(*(operand.double() for operand in operands), **options)
+    eager = aoq_ext.reference.adaptive_quintuplet_loss(*operands, **options)
+    assert error(adaptive_quintuplet_loss(*operands, **options), exact) <= 2 * error(eager, exact) + 1e-6

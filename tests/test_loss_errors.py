@@ -71,7 +71,7 @@ def test_options(options, kind, message):
     ("scores", "message"),
     [
         (torch.zeros(3, 4), r"scores must be square, \(B, B\), got \(3, 4\)"),
-        (torch.zeros(4, 4), r"hard_text_scores must have \(B,\), \(4,\), got \(3,\)"),
+        (torch.zeros(4, 4), r"hard_text_scores must have one score a pair, shape \(B,\), \(4,\), got \(3,\)"),
     ],
 )
 def test_scores(scores, message):
@@ -95,3 +95,29 @@ def test_the_operators_refuse_what_would_not_be_memory_safe():
     wrong = torch.full_like(out[1], 99)
     with pytest.raises(RuntimeError, match="text_index is out of range"):
         torch.ops.aoq.quintuplet_backward(out[0], *ROWS, None, wrong, *out[2:], 0.2, 3, 0, 0, 0, 63)
+    candidates = [ROWS[2][:, None].repeat(1, 5, 1), ROWS[3], ROWS[4], ROWS[5][:, None].repeat(1, 5, 1)]
+    for value in (-1, 1, 4, 5):
+        choice = torch.full((2, 4), value)
+        with pytest.raises(RuntimeError, match="choice is out of range"):
+            torch.ops.aoq.quintuplet_backward(
+                out[0], *ROWS[:2], *candidates, None, *out[1:3], choice, out[4], 0.2, 3, 0, 0, 0, 63
+            )
+
+
+@pytest.mark.parametrize("operands", [changed(2, ROWS[2][:1]), changed(2, None), changed(1, ROWS[1].double())])
+def test_the_reference_refuses_the_same(operands):
+    messages = []
+    for form in (functional.adaptive_quintuplet_loss, aoq_ext.reference.adaptive_quintuplet_loss):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            form(*operands)
+        messages.append((type(caught.value), str(caught.value)))
+    assert messages[0] == messages[1]
+    with pytest.raises(TypeError, match="similarity"):
+        aoq_ext.reference.adaptive_quintuplet_score_loss(ROWS[0] @ ROWS[1].T, similarity="cosine")
+
+
+def test_gathering_is_refused_not_ignored():
+    assert isinstance(aoq_ext.AdaptiveQuintupletLoss(gather_distributed=False), torch.nn.Module)
+    for module in (aoq_ext.AdaptiveQuintupletLoss, aoq_ext.AdaptiveQuintupletScoreLoss):
+        with pytest.raises(ValueError, match="gather_distributed must be False"):
+            module(gather_distributed=True)

@@ -205,3 +205,10 @@ INF[2, 2] = -torch.inf
 def test_errors_name_the_argument(arguments, error, message):
     with pytest.raises(error, match=message):
         retrieval_metrics(*arguments)
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(torch.int8, 128), (torch.uint8, 256)])
+def test_owners_of_a_narrow_dtype(dtype: torch.dtype, count: int) -> None:
+    rows = torch.eye(count)
+    owners = torch.arange(count).to(dtype)
+    assert retrieval_metrics(rows, rows, owners)["rsum"] == 600

@@ -1,12 +1,16 @@
 """The operators as citizens of torch: opcheck, compile, autograd, autocast, memory."""
 
+import copy
 import itertools
+import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 import torch
+import torch._dynamo.testing
 from losses import OBJECTIVES, ONLINE, make_operands
 
 import aoq_ext
@@ -92,8 +96,9 @@ def test_autocast_does_not_round_the_scores():
 
 def test_meta_and_inference_mode():
     operands = make_operands(6, 4, dtype=torch.float32)
-    meta = torch.ops.aoq.quintuplet_forward(*forward_arguments([o.to("meta") for o in operands], None))
-    assert meta[0].shape == ()
+    meta = functional.adaptive_quintuplet_loss(*(operand.to("meta") for operand in operands), reduction="none")
+    assert meta.shape == (6,)
+    assert aoq_ext.hardest_negatives(operands[0].to("meta"), operands[1].to("meta")).text_index.shape == (6,)
     with torch.inference_mode():
         loss = functional.adaptive_quintuplet_loss(*[operand.clone() for operand in operands])
     assert torch.equal(loss, functional.adaptive_quintuplet_loss(*operands))
@@ -128,3 +133,93 @@ def test_extra_memory_grows_with_b_not_with_its_square(online):
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=300
     )
     assert float(output.stdout) < 60  # MiB
+
+
+def test_compile_does_not_recompile_for_each_batch_size():
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(aoq_ext.AdaptiveQuintupletLoss(), fullgraph=True, backend=counter)
+    for count in (6, 9, 12, 15, 40):
+        compiled(*make_operands(count, 5))
+    assert counter.frame_count == 2  # one for the first size, one for every other
+
+
+def test_export_with_a_dynamic_batch():
+    loss_fn = aoq_ext.AdaptiveQuintupletLoss(online="all")
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(loss_fn, tuple(make_operands(6, 5)), dynamic_shapes=tuple([{0: batch}] * 6))
+    operands = make_operands(11, 5, seed=3)
+    assert torch.equal(program.module()(*operands), loss_fn(*operands))
+
+
+@pytest.mark.parametrize("transform", ["grad", "vjp", "jvp", "vmap"])
+@pytest.mark.parametrize("form", ["embeddings", "scores"])
+def test_function_transforms_are_refused_not_silently_wrong(transform, form):
+    image, text = make_operands(4, 3)[:2]
+    if form == "embeddings":
+        loss = aoq_ext.AdaptiveQuintupletLoss(objective="online_triplet")
+        operands = (image, text)
+    else:
+        loss = aoq_ext.AdaptiveQuintupletScoreLoss(objective="online_triplet")
+        operands = (image @ text.T,)
+    calls = {
+        "grad": lambda: torch.func.grad(loss)(*operands),
+        "vjp": lambda: torch.func.vjp(loss, *operands),
+        "jvp": lambda: torch.func.jvp(loss, operands, operands),
+        "vmap": lambda: torch.vmap(loss)(*(operand.expand(2, *operand.shape) for operand in operands)),
+    }
+    with pytest.raises(RuntimeError, match=r"do not support torch\.func transforms"):
+        calls[transform]()
+
+
+@pytest.mark.parametrize("module", [aoq_ext.AdaptiveQuintupletLoss, aoq_ext.AdaptiveQuintupletScoreLoss])
+def test_pickle_deepcopy_and_state_dict(module):
+    loss_fn = module(alpha=0.4, online="all", clamp_weight=True)
+    for twin in (pickle.loads(pickle.dumps(loss_fn)), copy.deepcopy(loss_fn)):
+        assert repr(twin) == repr(loss_fn)
+    assert loss_fn.state_dict() == {}
+    assert not list(loss_fn.parameters())
+
+
+def test_many_threads_at_once():
+    jobs = [make_operands(60 + 7 * n, 24, dtype=torch.float32, seed=n) for n in range(8)]
+
+    def gradient(operands):
+        leaves = [operand.clone().requires_grad_() for operand in operands]
+        functional.adaptive_quintuplet_loss(*leaves, online="all").backward()
+        return [leaf.grad for leaf in leaves]
+
+    expected = [gradient(operands) for operands in jobs]
+    results = [None] * len(jobs)
+
+    def work(n):
+        for _ in range(20):
+            results[n] = gradient(jobs[n])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result, truth in zip(results, expected):
+        for grad, exact in zip(result, truth):
+            torch.testing.assert_close(grad, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_kernel_the_reference_runs_with_one_warning(monkeypatch):
+    """What happens to tensors of a device that the library was not compiled for."""
+    expected = functional.adaptive_quintuplet_loss(*make_operands(6, 4))
+    scores = torch.linspace(-1, 1, 36, dtype=torch.float64).reshape(6, 6)
+    monkeypatch.setattr(functional._ops, "has_kernel", lambda tensor: False)
+    functional._warn_once.cache_clear()
+
+    def run_repeatedly():
+        for _ in range(3):
+            torch.testing.assert_close(functional.adaptive_quintuplet_loss(*make_operands(6, 4)), expected)
+            functional.adaptive_quintuplet_score_loss(scores, *[scores[0]] * 4)
+
+    with pytest.warns(UserWarning, match=r"no compiled kernel for cpu tensors.*aoq doctor") as warned:
+        run_repeatedly()
+    assert len(warned) == 1
+    compiled = torch.compile(aoq_ext.AdaptiveQuintupletLoss(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*make_operands(6, 4)), expected)
+    functional._warn_once.cache_clear()

@@ -6,11 +6,12 @@
 
 namespace aoq::cpu {
 
-template <class T>
-OnlineHinge<T> online_hinge(const OnlineState<T>& state, int64_t i, T positive, const LossParams& params) {
-  const Key<T> key = state.key[i];
-  if (!is_negative_key<T>(key)) return {T(0), T(0), T(0), false};
-  const T hardest = key_score<T>(key);
+// pair_score(j): the score of negative j, computed as the positive was, so that equal pairs have equal scores.
+template <class T, class PairScore>
+OnlineHinge<T> online_hinge(const OnlineState<T>& state, int64_t i, T positive, const LossParams& params,
+                            PairScore pair_score) {
+  if (!is_negative_key<T>(state.key[i])) return {T(0), T(0), T(0), false};
+  const T hardest = pair_score(state.index[i]);
   if (params.online == Online::kAll) return {hardest, state.sum[i], state.active[i], true};
   const T value = T(params.margin_online) + hardest - positive;
   return {hardest, hinge(value), hinge_slope(value), true};
@@ -38,11 +39,14 @@ struct ForwardResult {
 
 // Reduces S and finishes every anchor; anchors hold p, a, b, c, d.
 template <class T, class Scores>
-ForwardResult<T> forward_from(const Scores& scores, const std::vector<AnchorScores<T>>& anchors,
+ForwardResult<T> forward_from(Scores scores, const std::vector<AnchorScores<T>>& anchors,
                               const std::optional<Tensor>& group_ids, const LossParams& params) {
   const int64_t count = int64_t(anchors.size());
   std::vector<T> positive(count);
   for (int64_t i = 0; i < count; ++i) positive[i] = anchors[i].positive;
+  const bool compares =
+      params.online == Online::kSemihard || (params.online == Online::kAll && params.margin_online == 0);
+  if (compares) scores.resolve_ties_with(positive.data());
   OnlineState<T> by_image(count), by_text(count);
   reduce_scores(scores, positive, load_groups<T>(group_ids, count), params.online, T(params.margin_online), by_image,
                 by_text);
@@ -50,11 +54,15 @@ ForwardResult<T> forward_from(const Scores& scores, const std::vector<AnchorScor
   const Tensor saved = empty_cpu({kSavedRows, count}, kScalarType<T>), losses = empty_cpu({count}, kScalarType<T>);
   T* loss = static_cast<T*>(losses.mutable_data_ptr());
   T* slopes = static_cast<T*>(saved.mutable_data_ptr());
-  for (int64_t i = 0; i < count; ++i) {
-    const OnlineHinge<T> text = online_hinge(by_image, i, positive[i], params);
-    const OnlineHinge<T> image = online_hinge(by_text, i, positive[i], params);
-    loss[i] = anchor_loss(anchors[i], text, image, params, slopes, count, i);
-  }
+  torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto text_score = [&](int64_t j) { return scores.pair(i, j); };
+      const auto image_score = [&](int64_t j) { return scores.pair(j, i); };
+      const OnlineHinge<T> text = online_hinge(by_image, i, positive[i], params, text_score);
+      const OnlineHinge<T> image = online_hinge(by_text, i, positive[i], params, image_score);
+      loss[i] = anchor_loss(anchors[i], text, image, params, slopes, count, i);
+    }
+  });
   return {reduce_loss<T>(losses, params.reduction), negative_indices(by_image), negative_indices(by_text), saved};
 }
 

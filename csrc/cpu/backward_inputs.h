@@ -50,9 +50,8 @@ inline const int64_t* checked_indices(const Tensor& index, int64_t count, int64_
 // The values of `saved`, (kSavedRows, B).
 template <class T>
 const T* checked_saved(const Tensor& saved, int64_t count) {
-  STD_TORCH_CHECK(
-      saved.numel() == kSavedRows * count && saved.scalar_type() == kScalarType<T> && saved.is_contiguous(),
-      "saved must be what forward returned");
+  STD_TORCH_CHECK(saved.numel() == kSavedRows * count && saved.scalar_type() == kScalarType<T> && saved.is_contiguous(),
+                  "saved must be what forward returned");
   return static_cast<const T*>(saved.const_data_ptr());
 }
 

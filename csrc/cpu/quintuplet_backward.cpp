@@ -140,8 +140,10 @@ void accumulate_rows(const Backward<T>& b, const Rows<T>& grad, int64_t first, i
 
 // Online::kAll: image_grad and text_grad receive the part of every active negative.
 template <class T>
-void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, Rows<T>& image_grad, Rows<T>& text_grad) {
-  const EmbeddingScores<T> scores(b.image, b.text, b.similarity);
+void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, int64_t needs, Rows<T>& image_grad,
+                       Rows<T>& text_grad) {
+  EmbeddingScores<T> scores(b.image, b.text, b.similarity);
+  if (b.margin == T(0)) scores.resolve_ties_with(b.saved + kPositive * b.count());
   for_each_score_tile(scores, [&](const ScoreTile<T>& tile) {
     torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {  // S becomes ∂loss/∂S in place
       for (int64_t r = begin; r < end; ++r) {
@@ -150,24 +152,26 @@ void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, Rows<T>
     });
     if (b.similarity != Similarity::kOrder) {
       Tensor slopes = cpu_view(tile.scores, tile.rows, tile.columns, kScalarType<T>);
-      const auto rows = [&](Tensor all_rows) {
-        return torch::stable::narrow(all_rows, 0, tile.first_row, tile.rows);
-      };
+      const auto rows = [&](Tensor all_rows) { return torch::stable::narrow(all_rows, 0, tile.first_row, tile.rows); };
       const auto columns = [&](Tensor all_rows) {
         return torch::stable::narrow(all_rows, 0, tile.first_column, tile.columns);
       };
-      addmm_(rows(image_grad.tensor), slopes, columns(b.text.tensor));
-      addmm_(columns(text_grad.tensor), torch::stable::transpose(slopes, 0, 1), rows(b.image.tensor));
+      if (needs & kImage) addmm_(rows(image_grad.tensor), slopes, columns(b.text.tensor));
+      if (needs & kText) {
+        addmm_(columns(text_grad.tensor), torch::stable::transpose(slopes, 0, 1), rows(b.image.tensor));
+      }
       return;
     }
-    accumulate_rows(b, image_grad, tile.first_row, tile.rows, [&](int64_t r, RowGradient<T>& sum) {
-      const T* x = b.image.row(tile.first_row + r);
-      for (int64_t c = 0; c < tile.columns; ++c) sum.by_image(tile.row(r)[c], x, b.text.row(tile.first_column + c));
-    });
-    accumulate_rows(b, text_grad, tile.first_column, tile.columns, [&](int64_t c, RowGradient<T>& sum) {
-      const T* y = b.text.row(tile.first_column + c);
-      for (int64_t r = 0; r < tile.rows; ++r) sum.by_text(tile.row(r)[c], b.image.row(tile.first_row + r), y);
-    });
+    if (needs & kImage)
+      accumulate_rows(b, image_grad, tile.first_row, tile.rows, [&](int64_t r, RowGradient<T>& sum) {
+        const T* x = b.image.row(tile.first_row + r);
+        for (int64_t c = 0; c < tile.columns; ++c) sum.by_image(tile.row(r)[c], x, b.text.row(tile.first_column + c));
+      });
+    if (needs & kText)
+      accumulate_rows(b, text_grad, tile.first_column, tile.columns, [&](int64_t c, RowGradient<T>& sum) {
+        const T* y = b.text.row(tile.first_column + c);
+        for (int64_t r = 0; r < tile.rows; ++r) sum.by_text(tile.row(r)[c], b.image.row(tile.first_row + r), y);
+      });
   });
 }
 
@@ -183,10 +187,11 @@ void pair_gradients(const Backward<T>& b, const std::optional<Tensor>& group_ids
                     Tensor& text) {
   const int64_t count = b.count();
   const bool all = b.online == Online::kAll;
-  Rows<T> by_image = new_gradient<T>(count, b.width(), all), by_text = new_gradient<T>(count, b.width(), all);
+  Rows<T> by_image = new_gradient<T>(needs & kImage ? count : 0, b.width(), all);
+  Rows<T> by_text = new_gradient<T>(needs & kText ? count : 0, b.width(), all);
   if (all) {
     const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, count), b.margin);
-    add_all_negatives(b, negatives, by_image, by_text);
+    add_all_negatives(b, negatives, needs, by_image, by_text);
   }
   const auto gather_rows = [&](const Rows<T>& out, const Rows<T>& operand, const int64_t* chosen, auto gather) {
     const Choosers choosers(chosen, count);
@@ -257,6 +262,14 @@ void offline_gradients(const Backward<T>& b, int64_t needs, std::array<Tensor*, 
   }
 }
 
+void check_choice(const int64_t* choice, int64_t count, int64_t text_candidates, int64_t image_candidates) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t text = choice[i], image = choice[count + i];
+    STD_TORCH_CHECK(text >= 0 && text < text_candidates && image >= 0 && image < image_candidates,
+                    "choice is out of range");
+  }
+}
+
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::optional<Tensor> hard_image,
@@ -285,14 +298,13 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
                   load_candidates<T>(hard_image_text, pairs, kind),
                   checked_indices(text_index, count, count, "text_index"),
                   checked_indices(image_index, count, count, "image_index"),
-                  static_cast<const int64_t*>(choice.const_data_ptr()),
+                  checked_indices(choice, 2 * count, std::numeric_limits<int64_t>::max(), "choice"),
                   checked_saved<T>(saved, count),
                   anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), count),
                   check_enum(online, Online::kAll, "online"),
                   kind,
                   T(margin_online)};
-    const int64_t candidates = std::max(b.hard_text.per_anchor, b.hard_image.per_anchor);
-    checked_indices(choice, 2 * count, candidates, "choice");
+    check_choice(b.choice, count, b.hard_text.per_anchor, b.hard_image.per_anchor);
     if (needs & (kImage | kText)) pair_gradients(b, group_ids, needs, grads[0], grads[1]);
     offline_gradients(b, needs, {&grads[2], &grads[3], &grads[4], &grads[5]});
   });

@@ -94,9 +94,9 @@ Tensor score_gradient(const ScoreBackward<T>& b, const AllNegatives<T>* all) {
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Gradients quintuplet_score_backward(Tensor grad_loss, Tensor scores, std::optional<Tensor> group_ids,
-                                    Tensor text_index, Tensor image_index, Tensor saved, double margin_online,
-                                    int64_t online, int64_t reduction, int64_t needs) {
+Gradients quintuplet_score_backward(Tensor grad_loss, Tensor scores, std::optional<Tensor> group_ids, Tensor text_index,
+                                    Tensor image_index, Tensor saved, double margin_online, int64_t online,
+                                    int64_t reduction, int64_t needs) {
   check_scores(scores);
   const int64_t count = scores.size(0);
   std::array<Tensor, 5> grads;  // an empty one for each that is not needed

@@ -54,7 +54,7 @@ AOQ_INLINE T sum_row(const T* values, int64_t columns) {
 
 template <class T>
 AOQ_INLINE void add_hinges(const ScoreBlock<T>& block, const T* scores, const Key<T>* keys, int64_t row,
-                           RowPartial<T>& out) {
+                           RowPartial<T>& out, T* column_sum, T* column_active) {
   alignas(kVectorBytes) T value[kBlockColumns], active[kBlockColumns];
   const T own = block.positive[row];
   const T* positive = block.positive + block.first_column;
@@ -65,12 +65,10 @@ AOQ_INLINE void add_hinges(const ScoreBlock<T>& block, const T* scores, const Ke
   }
   out.sum = sum_row(value, block.columns);
   out.active = sum_row(active, block.columns);
-  T* sum = block.by_column->sum.data() + block.first_column;
-  T* count = block.by_column->active.data() + block.first_column;
   for (int64_t c = 0; c < block.columns; ++c) {
     const T margin = block.margin + scores[c] - positive[c];
-    sum[c] += keys[c] == kNoKey<T> ? T(0) : hinge(margin);
-    count[c] += keys[c] == kNoKey<T> ? T(0) : hinge_slope(margin);
+    column_sum[c] += keys[c] == kNoKey<T> ? T(0) : hinge(margin);
+    column_active[c] += keys[c] == kNoKey<T> ? T(0) : hinge_slope(margin);
   }
 }
 
@@ -80,6 +78,7 @@ AOQ_INLINE void reduce(const ScoreBlock<T>& block) {
   Key<T>* column_key = block.by_column->key.data() + block.first_column;
   Key<T>* column_index = block.by_column->index.data() + block.first_column;
   const T* positive = block.positive + block.first_column;
+  alignas(kVectorBytes) T sum[kBlockColumns] = {}, active[kBlockColumns] = {};  // of this block alone: shorter sums
   for (int64_t r = 0; r < block.rows; ++r) {
     const int64_t row = block.first_row + r;
     const T* scores = block.scores + r * block.stride;
@@ -95,7 +94,13 @@ AOQ_INLINE void reduce(const ScoreBlock<T>& block) {
       max_of_row(keys, block.columns, block.row_key[row], block.first_column, out);
       max_of_columns<T>(keys, block.columns, row, column_key, column_index);
     }
-    if constexpr (kOnline == Online::kAll) add_hinges(block, scores, keys, row, out);
+    if constexpr (kOnline == Online::kAll) add_hinges(block, scores, keys, row, out, sum, active);
+  }
+  if constexpr (kOnline == Online::kAll) {
+    for (int64_t c = 0; c < block.columns; ++c) {
+      block.by_column->sum[block.first_column + c] += sum[c];
+      block.by_column->active[block.first_column + c] += active[c];
+    }
   }
 }
 

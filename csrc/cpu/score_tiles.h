@@ -46,6 +46,20 @@ class EmbeddingScores {
   int64_t count() const { return image_.count; }
   TileShape shape() const { return shape_; }
 
+  // The score as score_anchors computes it; a tile may differ by the rounding of another summation order.
+  T pair(int64_t i, int64_t j) const { return similarity_of(similarity_, image_.row(i), text_.row(j), image_.width); }
+
+  // From here on, tile entries that could equal a positive p_i or p_j but for rounding are computed as it was, so that
+  // comparing them with it is exact: a duplicate of the positive ties with it.
+  void resolve_ties_with(const T* positive) {       // (B,)
+    if (similarity_ == Similarity::kOrder) return;  // computed the same way already
+    positive_ = positive;
+    // |fl(x·y) − x·y| ≤ D·u·Σ|x_d·y_d| in any order, to first order; both sides round
+    const T rounding = T(4) * T(image_.width + 2) * std::numeric_limits<T>::epsilon();
+    row_band_ = bands(image_, longest(text_), rounding);
+    column_band_ = bands(text_, longest(image_), rounding);
+  }
+
   ScoreTile<T> tile(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
     T* scores = static_cast<T*>(buffer_.mutable_data_ptr());
     const ScoreTile<T> tile{scores, columns, row, rows, column, columns};
@@ -57,10 +71,44 @@ class EmbeddingScores {
       mm_out(cpu_view(scores, rows, columns, kScalarType<T>), torch::stable::narrow(images, 0, row, rows),
              torch::stable::transpose(texts, 0, 1));
     }
+    if (positive_) resolve_ties(tile);
     return tile;
   }
 
  private:
+  static T longest(const Rows<T>& rows) {
+    T most = T(0);
+    for (int64_t i = 0; i < rows.count; ++i) most = std::max(most, dot(rows.row(i), rows.row(i), rows.width));
+    return std::sqrt(most);
+  }
+
+  static std::vector<T> bands(const Rows<T>& rows, T other_length, T rounding) {
+    std::vector<T> band(rows.count);
+    for (int64_t i = 0; i < rows.count; ++i) {
+      band[i] = rounding * other_length * std::sqrt(dot(rows.row(i), rows.row(i), rows.width));
+    }
+    return band;
+  }
+
+  void resolve_ties(const ScoreTile<T>& tile) const {
+    torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t i = tile.first_row + r;
+        T* scores = tile.row(r);
+        const T *positive = positive_ + tile.first_column, *column_band = column_band_.data() + tile.first_column;
+        const auto is_near = [&](int64_t c) {
+          return (std::abs(scores[c] - positive_[i]) <= row_band_[i]) |
+                 (std::abs(scores[c] - positive[c]) <= column_band[c]);
+        };
+        int near = 0;
+        for (int64_t c = 0; c < tile.columns; ++c) near |= is_near(c);
+        for (int64_t c = 0; near && c < tile.columns; ++c) {
+          if (is_near(c)) scores[c] = pair(i, tile.first_column + c);
+        }
+      }
+    });
+  }
+
   void order_scores(const ScoreTile<T>& tile) const {
     torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -76,6 +124,8 @@ class EmbeddingScores {
   Similarity similarity_;
   TileShape shape_;
   Tensor buffer_;
+  const T* positive_ = nullptr;
+  std::vector<T> row_band_, column_band_;
 };
 
 // S as the caller computed it, (B, B) contiguous; tiles are views of it, not to be written.
@@ -86,6 +136,8 @@ struct GivenScores {
   int64_t count() const { return scores.size(0); }
   TileShape shape() const { return tile_shape(count(), sizeof(T)); }
   T* row(int64_t i) const { return static_cast<T*>(scores.data_ptr()) + i * count(); }
+  T pair(int64_t i, int64_t j) const { return row(i)[j]; }
+  void resolve_ties_with(const T*) const {}  // the positives are entries of S itself
   ScoreTile<T> tile(int64_t row_index, int64_t rows, int64_t column, int64_t columns) const {
     return {row(row_index) + column, count(), row_index, rows, column, columns};
   }

@@ -34,7 +34,7 @@ template <class T>
 AOQ_INLINE T order_distance_of(const T* x, const T* y, int64_t width) {
   const T square = accumulate(x, y, width, [](auto a, auto b) AOQ_INLINE_LAMBDA {
     const auto difference = b - a;
-    const auto positive = difference <= 0 ? difference - difference : difference;
+    const auto positive = difference <= 0 ? decltype(difference){} : difference;  // not difference·0: −∞·0 is NaN
     return positive * positive;
   });
   return std::sqrt(square);

@@ -1,8 +1,4 @@
-// What the CUDA part was compiled with; the runtime is linked statically, so the toolkit need not be installed.
+// The CUDA runtime linked into this library, as 1000·major + 10·minor; read by aoq_ext.build_info().
 #include <cuda_runtime_api.h>
 
-namespace aoq::cuda {
-
-int toolkit_version() { return CUDART_VERSION; }
-
-}  // namespace aoq::cuda
+extern "C" __attribute__((visibility("default"))) int aoq_cuda_runtime_version() { return CUDART_VERSION; }
