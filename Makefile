@@ -6,13 +6,16 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench ladder doctor clean
+.PHONY: demo test fuzz lint format bench ladder doctor clean
 
 demo: $(VENV)/installed
 	$(BIN)/aoq demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/installed
+	$(BIN)/python tests/fuzz.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

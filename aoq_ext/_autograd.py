@@ -15,6 +15,18 @@ from torch import Tensor
 from . import _fakes  # noqa: F401  (an operator needs its fake before its autograd formula can be traced)
 
 
+def call_operator(operator: Any, *inputs: Any) -> Any:
+    """Run an operator; straight to its kernel where no gradient of it can be asked for.
+
+    The formulae registered below sit in Python between the dispatcher and the kernel, so even a call that needs none of
+    them would go through Python a second time.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return operator(*inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*inputs)
+
+
 def _needs(wanted: Sequence[bool]) -> int:
     return sum(1 << bit for bit, flag in enumerate(wanted) if flag)
 
@@ -36,8 +48,13 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Te
     wanted = ctx.needs_input_grad[:6]
     if grad_loss is None or not any(wanted):
         return (None,) * 17
-    grads = torch.ops.aoq.quintuplet_backward(
-        grad_loss, *ctx.saved_tensors, ctx.margin_online, *ctx.codes, _needs(wanted)
+    grads = call_operator(
+        torch.ops.aoq.quintuplet_backward.default,
+        grad_loss,
+        *ctx.saved_tensors,
+        ctx.margin_online,
+        *ctx.codes,
+        _needs(wanted),
     )
     return (*_keep(wanted, grads), *(None,) * 11)
 
@@ -55,8 +72,13 @@ def _score_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tu
     wanted = ctx.needs_input_grad[:5]
     if grad_loss is None or not any(wanted):
         return (None,) * 15
-    grads = torch.ops.aoq.quintuplet_score_backward(
-        grad_loss, *ctx.saved_tensors, ctx.margin_online, *ctx.codes, _needs(wanted)
+    grads = call_operator(
+        torch.ops.aoq.quintuplet_score_backward.default,
+        grad_loss,
+        *ctx.saved_tensors,
+        ctx.margin_online,
+        *ctx.codes,
+        _needs(wanted),
     )
     return (*_keep(wanted, grads), *(None,) * 10)
 
@@ -73,7 +95,7 @@ class QuintupletLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output: tuple[Tensor, ...] = torch.ops.aoq.quintuplet_forward.default(*inputs)
+        output: tuple[Tensor, ...] = call_operator(torch.ops.aoq.quintuplet_forward.default, *inputs)
         _setup_context(ctx, inputs, output)
         return output
 
@@ -85,7 +107,7 @@ class QuintupletScoreLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output: tuple[Tensor, ...] = torch.ops.aoq.quintuplet_score_forward.default(*inputs)
+        output: tuple[Tensor, ...] = call_operator(torch.ops.aoq.quintuplet_score_forward.default, *inputs)
         _score_setup_context(ctx, inputs, output)
         return output
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._autograd import QuintupletLoss, QuintupletScoreLoss
+from ._autograd import QuintupletLoss, QuintupletScoreLoss, call_operator
 from ._options import LossOptions, Objective
 
 
@@ -65,7 +67,7 @@ def quintuplet_score_loss(
     return loss
 
 
-def _differentiable(function: type[torch.autograd.Function], operator: Any) -> Any:
+def _differentiable(function: type[torch.autograd.Function], operator: Any) -> Callable[..., Any]:
     """The light autograd Function in an eager step, the registered operator in a traced one."""
     if torch.compiler.is_compiling():
         return operator
@@ -74,7 +76,7 @@ def _differentiable(function: type[torch.autograd.Function], operator: Any) -> A
             "aoq_ext losses do not support torch.func transforms (grad, vjp, jvp, vmap, ...); use loss.backward(), or "
             "the function of the same name in aoq_ext.reference, which is plain PyTorch"
         )
-    return function.apply if torch.is_grad_enabled() else operator
+    return function.apply if torch.is_grad_enabled() else partial(call_operator, operator.default)
 
 
 def mine_top_k(

@@ -1,6 +1,4 @@
 // aoq::mine_top_k: for each anchor the k hardest of all candidates, exactly; see aoq_ext/mining.py for the definition.
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "cpu/cache.h"
 #include "cpu/mine_scratch.h"
 #include "cpu/mine_survivors.h"
 #include "stable_compat.h"
@@ -24,12 +23,6 @@ struct Tiling {
   int64_t rescored_columns;  // candidates the block rescores against before going on
 };
 
-int64_t cache_bytes_per_thread() {
-  constexpr int64_t kDefault = int64_t(1) << 20;
-  const long level_two = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return (level_two > 0 ? level_two : kDefault) / 2;
-}
-
 // Many rows make the product efficient; a panel should stay in the cache until the filter has read it.
 Tiling choose_tiling(const MiningProblem& problem, int64_t panel, int64_t threads) {
   constexpr int64_t kMaxRows = 1024, kMinRows = 16, kMinColumns = 64, kMaxColumns = 1024;
@@ -38,7 +31,7 @@ Tiling choose_tiling(const MiningProblem& problem, int64_t panel, int64_t thread
   const int64_t most = std::clamp(kBufferBytes / buffer_bytes, kMinRows, kMaxRows);
   const int64_t blocks = threads * ((problem.anchor_count + threads * most - 1) / (threads * most));
   const int64_t rows = (problem.anchor_count + blocks - 1) / blocks;
-  const int64_t cached = cache_bytes_per_thread() / static_cast<int64_t>(sizeof(float));
+  const int64_t cached = second_level_cache_bytes() / 2 / static_cast<int64_t>(sizeof(float));
   const int64_t columns = panel > 0 ? panel : std::clamp(cached / rows, kMinColumns, kMaxColumns);
   return {rows, std::min(columns, problem.candidate_count), std::max<int64_t>(1, cached / problem.width)};
 }

@@ -1,10 +1,9 @@
 // Walks the score matrix in tiles that stay in cache, so that it never exists whole.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 
+#include "cpu/cache.h"
 #include "cpu/operands.h"
 #include "cpu/score_reduction.h"
 
@@ -16,10 +15,8 @@ struct TileShape {
 
 // A tile fills the second-level caches of two cores; wide rather than tall, so that row reductions stay long.
 inline TileShape tile_shape(int64_t count, int64_t element_size) {
-  constexpr int64_t kFallbackCache = 1 << 20, kWidest = 2048;
-  const long reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  const int64_t cache = reported > 0 ? reported : kFallbackCache;
-  const int64_t elements = 2 * cache / element_size;
+  constexpr int64_t kWidest = 2048;
+  const int64_t elements = 2 * second_level_cache_bytes() / element_size;
   const int64_t columns = std::min(count, kWidest);
   const int64_t rows = std::clamp<int64_t>(elements / std::max<int64_t>(columns, 1), kBlockColumns, 2 * kWidest);
   return {std::min(count, rows), columns};
