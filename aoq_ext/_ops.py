@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -67,7 +66,7 @@ def quintuplet_score_loss(
     return loss
 
 
-def _differentiable(function: type[torch.autograd.Function], operator: Any) -> Callable[..., Any]:
+def _differentiable(function: type[torch.autograd.Function], operator: Any) -> Any:
     """The light autograd Function in an eager step, the registered operator in a traced one."""
     if torch.compiler.is_compiling():
         return operator
