@@ -125,6 +125,8 @@ def check_tensor(name: str, tensor: object) -> None:
     """Require a torch.Tensor."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
 
 
 def shape_of(tensor: Tensor) -> str:

@@ -6,11 +6,14 @@ Each command imports what it needs only when it is called, so that ``aoq doctor`
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from aoq_ext._version import __version__
 
 _USAGE_ERROR = 2  # the exit status argparse uses
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -26,10 +29,18 @@ class UsageError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a command line that makes no sense."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a mark still gets the text
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that a configuration can name a module beside it, as under `python -m`
     debug = "--debug" in arguments or os.environ.get("AOQ_DEBUG", "0") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
     if arguments and arguments[0] in ("-h", "--help"):
         print(_usage())
+        return 0
+    if arguments == ["--version"]:
+        print(f"aoq_ext {__version__}")
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
         if arguments:
@@ -40,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[name][1](rest)
     except KeyboardInterrupt:
-        print(f"aoq {name}: interrupted", file=sys.stderr)
+        again = {"train": "; --resume continues it", "demo": "; the same command continues it"}.get(name, "")
+        print(f"aoq {name}: interrupted{again}", file=sys.stderr)
         return _INTERRUPTED
     except Exception as error:
         if debug:
@@ -52,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(argv: Sequence[str]) -> int:
     from jsonargparse import ArgumentParser
 
-    from aoq_ext.training.parse import add_config_arguments, config_from
+    from aoq_ext.training.parse import add_config_arguments, config_first, config_from
     from aoq_ext.training.trainer import train
 
     parser = ArgumentParser(
@@ -63,7 +75,7 @@ def _train(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in `run` from its last checkpoint")
     add_config_arguments(parser)
-    parsed = parser.parse_args(list(argv))
+    parsed = parser.parse_args(config_first(argv))
     folder = train(config_from(parsed, parser), resume=parsed.resume)
     print(f"the run is in {folder}")
     return 0
@@ -114,14 +126,15 @@ def _demo(argv: Sequence[str]) -> int:
     parser = _parser(
         "demo", "Train, mine, train again, evaluate, and write a report: the whole method in a few minutes."
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the folder for everything (%(default)s)")
+    parser.add_argument("--out", type=Path, help="the folder for everything (runs/demo; with --quick runs/demo-quick)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps of each, to see that everything works")
     parsed = parser.parse_args(argv)
 
     from aoq_ext.demo import run_demo
 
-    run_demo(parsed.out, seed=parsed.seed, quick=parsed.quick)
+    folder = parsed.out or Path("runs/demo-quick" if parsed.quick else "runs/demo")
+    run_demo(folder, seed=parsed.seed, quick=parsed.quick)
     return 0
 
 

@@ -25,10 +25,12 @@ from aoq_ext.training import (
     OfflineConfig,
     OfflineLists,
     TrainConfig,
+    load_config,
     load_run,
     mine_run,
     train,
 )
+from aoq_ext.training.config import check, check_same_run, to_dict
 from aoq_ext.training.offline import fingerprint_weights
 from aoq_ext.training.run import RunFiles
 
@@ -48,6 +50,8 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
     console = console or Console()
     folder = Path(output_dir).resolve()
     first, second = configurations(folder, seed, quick)
+    check(first)
+    _refuse_other_settings(first, folder)
     clock = StepClock(folder / "seconds.json")
 
     _train(first, STEPS[0], "online triplets", clock, console)
@@ -81,6 +85,16 @@ def load_sample(split: str, root: str | Path | None = None) -> ImageTextData:
     """The first pictures of a split of the bundled data."""
     data = load_emoji(split, root)
     return data.subset(range(min(len(data), _SAMPLE)), name=f"{data.name}, the first {_SAMPLE} images")
+
+
+def _refuse_other_settings(first: TrainConfig, folder: Path) -> None:
+    files = RunFiles(first.run)
+    if not files.config.is_file():
+        return
+    try:
+        check_same_run(to_dict(first), to_dict(load_config(files.config)))
+    except ConfigError as error:
+        raise ConfigError(f"{folder} holds a demo with other settings; choose another --out or delete it") from error
 
 
 class StepClock:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from forms import LOSSES, bare_product, training_step, unit_rows
+from forms import LOSSES, bare_product, settle_allocator, training_step, unit_rows
 
 WIDTH = 1024
 ROUNDS = {128: 200, 1024: 20, 4096: 5}
@@ -15,6 +15,7 @@ ROUNDS = {128: 200, 1024: 20, 4096: 5}
 @pytest.mark.parametrize("count", ROUNDS)
 @pytest.mark.parametrize("form", ["bare product", *LOSSES])
 def test_loss(benchmark: Any, form: str, count: int) -> None:
+    settle_allocator()
     operands = unit_rows(count, WIDTH, torch.float32, "cpu")
     run = bare_product(operands) if form == "bare product" else training_step(LOSSES[form], operands)
     benchmark.group = f"{count} × {WIDTH}"

@@ -70,3 +70,12 @@ def bare_product(operands: list[Tensor]) -> Callable[[], None]:
         torch.mm(x, y.T)
 
     return product
+
+
+def settle_allocator() -> None:
+    """Bring glibc's allocator into the state of a training process, for all forms alike.
+
+    It returns freed memory to the system at once until a block of up to 32 MiB has been freed, as in any training step;
+    until then every gradient of a small batch is paid for in page faults, which takes longer than computing it.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)

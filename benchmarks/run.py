@@ -96,7 +96,8 @@ def table(report: dict[str, Any]) -> str:
         f"# Loss on the CPU, {facts['date']}",
         "",
         ", ".join(f"{key} {value}" for key, value in facts.items() if key != "date") + ".",
-        "Forward + backward, float32, random unit rows, one run; median (minimum) in milliseconds.",
+        "Forward + backward, float32, random unit rows; median (minimum) in milliseconds. For all forms alike, "
+        "the allocator is first brought into the state of a training process (`settle_allocator` in `forms.py`).",
         "",
         "| B × D | form | time | aoq_ext is faster by |",
         "|---|---|---|---|",

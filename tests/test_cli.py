@@ -16,6 +16,7 @@ from test_training_toy import toy_config
 
 from aoq_ext import cli
 from aoq_ext.training.config import to_dict
+from aoq_ext.training.parse import load_config, parse_config
 
 
 @pytest.fixture
@@ -117,3 +118,24 @@ def test_looking_at_the_command_line_imports_nothing_heavy() -> None:
     heavy = ("jsonargparse", "lightning_fabric", "rich", "tensorboard")
     code = f"import sys, aoq_ext.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_readme_names_what_the_configurations_name() -> None:
+    root = Path(__file__).resolve().parents[1]
+    first, second = (load_config(root / f"configs/emoji/{name}.yaml") for name in ("round1", "aoq"))
+    readme = (root / "README.md").read_text()
+    assert f"aoq mine --run {first.run} --out {second.offline.lists}" in readme
+    assert f"aoq eval --run {second.run}" in readme
+
+
+def test_flags_win_wherever_they_stand(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("epochs: 7\nwarmup_epochs: 1\nseed: 3\n")
+    for arguments in (["--epochs", "5", "--config", str(file)], [f"--config={file}", "--epochs", "5"]):
+        config = parse_config(arguments)
+        assert (config.epochs, config.seed) == (5, 3)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("aoq_ext ")

@@ -116,7 +116,7 @@ def test_interrupted_demo_goes_on(finished, tmp_path, monkeypatch) -> None:
 
 def test_other_settings_need_another_folder(finished) -> None:
     folder, _ = finished
-    with pytest.raises(ConfigError, match="seed"):
+    with pytest.raises(ConfigError, match="holds a demo with other settings; choose another --out"):
         demo.run_demo(folder, seed=1, quick=True, console=Console(file=io.StringIO()))
 
 

@@ -21,6 +21,7 @@ def changed(position, value):
         (changed(1, ROWS[1][:3]), ValueError, r"text must have the shape of image, \(4, 3\), got \(3, 3\)"),
         (changed(1, ROWS[1].double()), TypeError, "text must have the dtype of image, float32, got float64"),
         (changed(0, ROWS[0].long()), TypeError, "image must be float32, float16, bfloat16 or float64, got int64"),
+        (changed(0, ROWS[0].to_sparse()), TypeError, "image must be a dense tensor, got layout torch.sparse_coo"),
         (changed(0, [1.0]), TypeError, "image must be a torch.Tensor, got list"),
         (changed(2, None), TypeError, "hard_image is required by objective='adaptive_quintuplet', got None"),
         (changed(5, None), TypeError, "hard_image_text is required"),
@@ -52,6 +53,7 @@ def test_group_ids(group_ids, kind, message):
     ("options", "kind", "message"),
     [
         ({"alpha": 0.0}, ValueError, "alpha must be greater than 0, got 0.0"),
+        ({"alpha": 10**400}, ValueError, "alpha must be finite, got 1000"),
         ({"alpha": float("nan")}, ValueError, "alpha must be finite, got nan"),
         ({"margin_online": float("inf")}, ValueError, "margin_online must be finite, got inf"),
         ({"beta": "1.5"}, TypeError, "beta must be a float, got str"),

@@ -91,11 +91,33 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     from aoq_ext.training.checkpoint import load_checkpoint
 
     config = toy_config(tmp_path / "run", optimizer=OptimizerConfig(lr=1e30), checkpoint_every=1)
-    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+; the last finite state is in .*last.ckpt"):
+    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+") as caught:
         train(config)
     last = RunFiles(config.run).last
+    assert (f"the last finite state is in {last}" in str(caught.value)) == last.exists()
     if last.exists():
         assert all(value.isfinite().all() for value in load_checkpoint(last)["model"].values())
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+def test_divergence_between_measurements_is_no_success(tmp_path: Path, lr: float) -> None:
+    from aoq_ext.training import OptimizerConfig, TrainingError
+
+    config = toy_config(tmp_path / "run", optimizer=OptimizerConfig(lr=lr), epochs=1, log_every=99, checkpoint_every=99)
+    with pytest.raises(TrainingError, match=r"the mean loss of epoch 1 is nan\. Lower optimizer.lr"):
+        train(config)
+    assert not RunFiles(config.run).best.exists()
+
+
+def test_a_last_update_that_destroys_the_weights_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aoq_ext.training import TrainingError
+    from aoq_ext.training.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "_has_finite_weights", lambda trainer: trainer.step < 5)
+    config = toy_config(tmp_path / "run", epochs=1)
+    with pytest.raises(TrainingError, match=r"not finite after step 5; the last finite state is in .*last.ckpt"):
+        train(config)
+    assert not RunFiles(config.run).best.exists()
 
 
 def test_collapse_settings_are_checked(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("lightning_fabric")
 
-from test_training_toy import toy_config
+from test_training_toy import load_toy, toy_config
 from torch import nn
 
 from aoq_ext.training import (
@@ -25,7 +27,7 @@ from aoq_ext.training import (
 )
 from aoq_ext.training.components import build_encoder
 from aoq_ext.training.config import OptimizerConfig, check
-from aoq_ext.training.model import build_model
+from aoq_ext.training.model import DualEncoder, build_model
 from aoq_ext.training.schedule import learning_rate
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "emoji"
@@ -82,6 +84,11 @@ def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
         ({"optimizer": OptimizerConfig(lr=float("nan"))}, "optimizer.lr: expected a positive number, got nan"),
         ({"optimizer": OptimizerConfig(drop_at=0)}, r"optimizer.drop_at: expected a fraction in \(0, 1\], got 0"),
         ({"optimizer": OptimizerConfig(weight_decay=-1)}, "optimizer.weight_decay: expected 0 or more, got -1"),
+        ({"run": " "}, "run: expected a folder, got ' '"),
+        ({"optimizer": OptimizerConfig(weight_decay=float("nan"))}, "optimizer.weight_decay: expected a finite number"),
+        ({"loss": LossConfig(margin_online=float("nan"))}, "loss.margin_online: expected a finite number, got nan"),
+        ({"loss": LossConfig(margin_offline=float("inf"))}, "loss.margin_offline: expected a finite number, got inf"),
+        ({"loss": LossConfig(beta=float("nan"))}, "loss.beta: expected a finite number, got nan"),
         ({"loss": LossConfig(objective="offline_triplet")}, "offline.lists: expected the folder that `aoq mine` wrote"),
         ({"data": DataConfig(loader="load_emoji")}, "data.loader: expected a dotted path"),
         ({"data": DataConfig(loader="aoq_ext.nothing.load")}, "data.loader: cannot import 'aoq_ext.nothing.load'"),
@@ -90,7 +97,7 @@ def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
 )
 def test_values_that_cannot_work_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        train(toy_config(tmp_path / "run", **changes))
+        train(replace(toy_config(tmp_path / "run"), **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -101,6 +108,49 @@ def test_encoders_are_checked() -> None:
         build_encoder(Component("aoq_ext.encoders.ConvEncoder", {"size": 3}), "image")
     with pytest.raises(ConfigError, match=r"image.factory: expected a torch.nn.Module, got PurePosixPath"):
         build_encoder(Component("pathlib.PurePosixPath"), "image")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: None, "expected an aoq_ext.data.ImageTextData, got NoneType"),
+        (lambda data: replace(data, images=data.images.astype(np.int64)), "uint8 or float32, got ndarray of int64"),
+        (lambda data: replace(data, group_ids=data.group_ids * 0), "expected images of at least 2 groups, got 1"),
+    ],
+)
+def test_what_a_loader_returns_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
+) -> None:
+    monkeypatch.setattr("test_training_toy.load_toy", lambda split: change(load_toy(split)))
+    with pytest.raises(ConfigError, match=rf"data.loader: test_training_toy.load_toy\('train'\): .*{message}"):
+        train(toy_config(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+class Returns(nn.Module):
+    """An encoder that returns the same whatever it is given."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, *inputs: object) -> object:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "message"),
+    [
+        (None, torch.ones(3, 4), "model.image_encoder: expected an encoder that returns a tensor, got NoneType"),
+        (torch.ones(3, 4, 4), torch.ones(3, 4), r"model.image_encoder: .*got torch.float32 of shape \(3, 4, 4\)"),
+        (torch.ones(3, 4), torch.ones(3, 4).long(), r"model.text_encoder: .*got torch.int64 of shape \(3, 4\)"),
+        (torch.ones(3, 4), torch.ones(3, 5), "model.text_encoder: .* as those of model.image_encoder, 4, got 5"),
+    ],
+)
+def test_what_an_encoder_returns_is_checked(image: object, text: object, message: str) -> None:
+    model = DualEncoder(Returns(image), Returns(text))
+    with pytest.raises(ConfigError, match=message):
+        model(torch.ones(3, 2), torch.ones(3, 2).long(), torch.ones(3).long())
 
 
 def test_any_module_can_be_an_encoder() -> None:

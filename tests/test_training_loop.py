@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_training_toy import adaptive, load_toy, mined, toy_config, trained
 
 from aoq_ext.metrics import retrieval_metrics
-from aoq_ext.training import History, LossConfig, OfflineConfig, TrainConfig, evaluate_run, load_run, train
+from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, TrainConfig, evaluate_run, load_run, train
 from aoq_ext.training.checkpoint import CheckpointError
 from aoq_ext.training.config import DataConfig
 from aoq_ext.training.run import RunFiles
@@ -116,6 +116,15 @@ def test_evaluation_is_noted_for_each_split(tmp_path: Path) -> None:
     assert (result["images"], result["captions"]) == (20, 40)
 
 
+def test_damaged_metrics_are_named_before_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path, epochs=1)
+    monkeypatch.setattr("aoq_ext.training.evaluation.evaluate", None)
+    for text, message in (('{"val": {', "is not valid JSON"), ("[]", "got a list")):
+        RunFiles(run).metrics.write_text(text)
+        with pytest.raises(ConfigError, match=rf"metrics.json.*{message}.*; delete it and evaluate again"):
+            evaluate_run(run, "val")
+
+
 def test_without_validation_the_last_weights_are_the_best(tmp_path: Path) -> None:
     data = DataConfig(loader="test_training_toy.load_toy", validation_split=None)
     run = trained(tmp_path, data=data)
@@ -125,19 +134,21 @@ def test_without_validation_the_last_weights_are_the_best(tmp_path: Path) -> Non
 
 
 def test_the_groups_of_a_batch_are_never_negatives(tmp_path: Path) -> None:
-    """One batch with all images, in two groups that each hold half: only the other half may be pushed away."""
-    config = toy_config(tmp_path / "run", data=DataConfig(loader="test_training_loop.load_one_group"), epochs=2)
+    """Only one image is of a group of its own: only the one batch of an epoch that holds it has any negatives."""
+    data = DataConfig(loader="test_training_loop.load_one_apart")
+    config = toy_config(tmp_path / "run", data=data, epochs=2, log_every=1)
     train(config)
-    for entry in History.load(RunFiles(config.run).history).steps:
-        assert entry["loss"] == 0
-        assert "distance" not in entry
+    steps = History.load(RunFiles(config.run).history).steps
+    without = [entry for entry in steps if "distance" not in entry]
+    assert (len(steps), len(without)) == (10, 8)
+    assert all(entry["loss"] == 0 for entry in without)
 
 
-def load_one_group(split: str) -> object:
+def load_one_apart(split: str) -> object:
     from dataclasses import replace
 
     data = load_toy(split)
-    return replace(data, group_ids=np.zeros_like(data.group_ids))
+    return replace(data, group_ids=(np.arange(len(data)) == 0).astype(np.int64))
 
 
 def test_one_line_an_epoch_when_nobody_watches(tmp_path: Path) -> None:
@@ -170,3 +181,13 @@ def test_the_callers_configuration_is_not_changed(tmp_path: Path) -> None:
     assert config == toy_config(tmp_path / "run", epochs=1)
     assert isinstance(load_run(config.run).config, TrainConfig)
     assert load_run(config.run).config == config
+
+
+def test_the_best_epoch_is_never_one_of_the_warm_up() -> None:
+    def epoch(online: str, rsum: float) -> dict[str, object]:
+        return {"online": online, "validation": {"rsum": rsum}}
+
+    history = History(epochs=[epoch("all", 9.0), epoch("all", 8.0)])
+    assert history.best_epoch() == 1
+    history.epochs += [epoch("hardest", 5.0), epoch("hardest", 6.0), epoch("hardest", 6.0)]
+    assert history.best_epoch() == 4

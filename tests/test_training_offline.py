@@ -171,6 +171,12 @@ def test_altered_missing_and_foreign_lists_are_refused(tmp_path: Path, data: Ima
     (tmp_path / "manifest.json").write_text('{"format": 9}')
     with pytest.raises(ConfigError, match=r"expected format 1 .* got 9"):
         OfflineLists.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"expected an object in .*manifest.json, got a list; mine again"):
+        OfflineLists.load(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 1}')
+    with pytest.raises(ConfigError, match=r"as data_fingerprint in .*manifest.json, got None; mine again"):
+        OfflineLists.load(tmp_path)
 
 
 def test_lists_of_another_data_set_are_refused(data: ImageTextData) -> None:

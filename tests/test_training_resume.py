@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ pytest.importorskip("lightning_fabric")
 from test_training_toy import adaptive, mined, toy_config, trained
 
 from aoq_ext.training import ConfigError, History, OfflineLists, TrainConfig, train
-from aoq_ext.training.checkpoint import CheckpointError, load_checkpoint
+from aoq_ext.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from aoq_ext.training.run import RunFiles
 
 
@@ -162,3 +163,38 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"last.ckpt cannot be read as a checkpoint"):
         train(config, resume=True)
+
+
+def test_an_empty_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "best.ckpt"
+    path.touch()
+    with pytest.raises(CheckpointError, match=r"best.ckpt cannot be read as a checkpoint: \w+"):
+        load_checkpoint(path)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"last.ckpt cannot be written: No space left on device"):
+        save_checkpoint(tmp_path / "last.ckpt", {"step": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_save_left_behind_goes(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "run")
+    files.folder.mkdir()
+    stale, other = files.folder / ".last.ckpt.ab_12.tmp", files.folder / ".mine.tmp"
+    stale.touch()
+    other.touch()
+    train(toy_config(files.folder, epochs=1))
+    assert not stale.exists()
+    assert other.exists()
+
+
+def test_a_folder_is_trained_by_one_process(tmp_path: Path) -> None:
+    config = toy_config(tmp_path / "run", epochs=1)
+    with RunFiles(config.run).locked(), pytest.raises(ConfigError, match="run is being trained by another process"):
+        train(config)
+    train(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aoq_ext.data.files import write_atomically
+from aoq_ext.data.files import write_bytes_atomically
 
 _FORMAT = 1
 
@@ -20,7 +21,12 @@ class CheckpointError(RuntimeError):
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """state: tensors, numbers, strings, lists and dicts only."""
-    write_atomically(path, lambda file: torch.save({"format": _FORMAT, **state}, file))
+    content = io.BytesIO()  # given the file itself, torch.save hides why the file could not be written
+    torch.save({"format": _FORMAT, **state}, content)
+    try:
+        write_bytes_atomically(path, content.getvalue())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def restore_model(model: nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -41,7 +47,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path}: expected a checkpoint of format {_FORMAT}, got {found}")

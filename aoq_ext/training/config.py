@@ -121,6 +121,8 @@ _MAY_CHANGE = ("run", "checkpoint_every", "on_collapse", "collapse_patience", "a
 
 def check(config: TrainConfig) -> None:
     """Refuse values that cannot work, before any work is done."""
+    if not str(config.run).strip():
+        raise ConfigError(f"run: expected a folder, got {config.run!r}")
     positive = {
         "epochs": config.epochs,
         "batch_size": config.batch_size,
@@ -138,6 +140,15 @@ def check(config: TrainConfig) -> None:
     for name, value in positive.items():
         if not value > 0 or not math.isfinite(value):
             raise ConfigError(f"{name}: expected a positive number, got {value}")
+    finite = {
+        "loss.margin_online": config.loss.margin_online,
+        "loss.margin_offline": config.loss.margin_offline,
+        "loss.beta": config.loss.beta,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+    }
+    for name, value in finite.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}: expected a finite number, got {value}")
     if config.threads is not None and config.threads < 1:
         raise ConfigError(f"threads: expected a positive number or null, got {config.threads}")
     if config.batch_size < 2:

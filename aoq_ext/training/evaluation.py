@@ -12,6 +12,7 @@ from rich.table import Table
 
 from aoq_ext.data.files import write_bytes_atomically
 from aoq_ext.metrics import retrieval_metrics
+from aoq_ext.training.config import ConfigError
 from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.model import DualEncoder, embed_images, embed_texts
 from aoq_ext.training.pairs import EncodedPairs, load_split
@@ -31,6 +32,8 @@ def evaluate_run(run: str | Path | LoadedRun, split: str, folds: int = 1) -> dic
     ``weights`` (of which ``epoch``).
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
+    path = RunFiles(loaded.folder).metrics
+    _noted(path)  # a damaged file is refused before the work
     pairs = EncodedPairs(load_split(loaded.config.data, split), loaded.vocabulary)
     result: dict[str, Any] = {
         "dataset": pairs.data.name,
@@ -41,10 +44,21 @@ def evaluate_run(run: str | Path | LoadedRun, split: str, folds: int = 1) -> dic
         "epoch": loaded.epoch,
         **evaluate(loaded.model, pairs, folds),
     }
-    path = RunFiles(loaded.folder).metrics
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    write_bytes_atomically(path, json.dumps({**known, split: result}, indent=2).encode() + b"\n")
+    write_bytes_atomically(path, json.dumps({**_noted(path), split: result}, indent=2).encode() + b"\n")
     return result
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What ``metrics.json`` holds so far."""
+    try:
+        known = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(f"run: {path} is not valid JSON ({error}); delete it and evaluate again") from error
+    if not isinstance(known, dict):
+        raise ConfigError(
+            f"run: expected results by split in {path}, got a {type(known).__name__}; delete it and evaluate again"
+        )
+    return known
 
 
 def describe_protocol(result: dict[str, Any]) -> str:

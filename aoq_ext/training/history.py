@@ -28,14 +28,16 @@ class History:
         """The epoch (from 1) with the highest validation rsum, the first of equals; the last one without validation.
 
         The rsum of an epoch is averaged with those of the ``smoothing - 1`` epochs before it. On a small validation
-        split the highest single value is mostly luck, and may pick weights that are half trained.
+        split the highest single value is mostly luck, and may pick weights that are half trained. Epochs of the warm-up
+        are chosen only while there are no others: their weights never met the loss they would stand for.
         """
         if not self.epochs or "validation" not in self.epochs[0]:
             return len(self.epochs)
         rsums = [entry["validation"]["rsum"] for entry in self.epochs]
         windows = [rsums[max(0, last + 1 - self.smoothing) : last + 1] for last in range(len(rsums))]
         means = [sum(window) / len(window) for window in windows]
-        return means.index(max(means)) + 1
+        trained = [n for n, entry in enumerate(self.epochs) if entry.get("online") != "all"] or range(len(means))
+        return max(trained, key=lambda n: (means[n], -n)) + 1
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aoq_ext.training.components import build_encoder
-from aoq_ext.training.config import ModelConfig
+from aoq_ext.training.config import ConfigError, ModelConfig
 
 
 class DualEncoder(nn.Module):
@@ -27,19 +27,35 @@ class DualEncoder(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """images: (P, ...); tokens: (Q, L); lengths: (Q,) -> (P, D), (Q, D)"""
-        return self.encode_images(images), self.encode_texts(tokens, lengths)
+        image, text = self.encode_images(images), self.encode_texts(tokens, lengths)
+        if image.shape[1] != text.shape[1]:
+            raise ConfigError(
+                f"model.text_encoder: expected embeddings as wide as those of model.image_encoder, "
+                f"{image.shape[1]}, got {text.shape[1]}"
+            )
+        return image, text
 
     def encode_images(self, images: Tensor) -> Tensor:
         """images: (P, ...), uint8 or floating point -> (P, D)"""
         if images.dtype == torch.uint8:
             images = images.float().mul_(2 / 255).sub_(1)
-        embeddings: Tensor = self.image_encoder(images)
-        return embeddings
+        return _checked(self.image_encoder(images), len(images), "model.image_encoder")
 
     def encode_texts(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens: (Q, L); lengths: (Q,) -> (Q, D)"""
-        embeddings: Tensor = self.text_encoder(tokens, lengths)
-        return embeddings
+        return _checked(self.text_encoder(tokens, lengths), len(tokens), "model.text_encoder")
+
+
+def _checked(embeddings: object, rows: int, name: str) -> Tensor:
+    """-> (rows, D): what the encoder ``name`` returned, if that is what it is"""
+    if not isinstance(embeddings, Tensor):
+        raise ConfigError(f"{name}: expected an encoder that returns a tensor, got {type(embeddings).__name__}")
+    if embeddings.dim() != 2 or len(embeddings) != rows or not embeddings.is_floating_point():
+        raise ConfigError(
+            f"{name}: expected floating-point embeddings of shape ({rows}, D), "
+            f"got {embeddings.dtype} of shape {tuple(embeddings.shape)}"
+        )
+    return embeddings
 
 
 def build_model(config: ModelConfig, vocabulary_size: int) -> DualEncoder:

@@ -59,18 +59,7 @@ class OfflineLists:
     def load(cls, folder: str | Path) -> OfflineLists:
         """Read what `save` wrote; refuses files that are missing, cut short or altered."""
         folder = Path(folder)
-        try:
-            manifest = json.loads((folder / _MANIFEST).read_text())
-        except FileNotFoundError as error:
-            raise ConfigError(
-                f"offline.lists: expected a folder with a {_MANIFEST} (`aoq mine` writes it), got {folder}"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"offline.lists: {folder / _MANIFEST} is not valid JSON ({error})") from error
-        if manifest.get("format") != _FORMAT:
-            raise ConfigError(
-                f"offline.lists: expected format {_FORMAT} in {folder / _MANIFEST}, got {manifest.get('format')}"
-            )
+        manifest = _read_manifest(folder)
         arrays = {}
         for name in _FILES:
             path = folder / manifest[name]["file"]
@@ -171,6 +160,32 @@ def fingerprint_weights(state: dict[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the lists in ``folder``, with every entry that `OfflineLists.load` reads."""
+    path = folder / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"offline.lists: expected a folder with a {_MANIFEST} (`aoq mine` writes it), got {folder}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"offline.lists: {path} is not valid JSON ({error}); mine again") from error
+    if not isinstance(manifest, dict):
+        raise ConfigError(f"offline.lists: expected an object in {path}, got a {type(manifest).__name__}; mine again")
+    if manifest.get("format") != _FORMAT:
+        raise ConfigError(f"offline.lists: expected format {_FORMAT} in {path}, got {manifest.get('format')}")
+    lists = {name: manifest.get(name) for name in _FILES}
+    entries = {f"{name}_fingerprint": manifest.get(f"{name}_fingerprint") for name in ("data", "weights")}
+    for name, described in lists.items():
+        for key in ("file", "sha256"):
+            entries[f"{name}.{key}"] = described.get(key) if isinstance(described, dict) else None
+    for name, value in entries.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"offline.lists: expected a text as {name} in {path}, got {value!r:.60}; mine again")
+    return manifest
 
 
 def _available(lists: NDArray[np.int32], top: int, anchor: str, candidate: str) -> Indices:

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from aoq_ext.data import ImageTextData
 from aoq_ext.training.batches import CaptionsOfImages, Indices
 from aoq_ext.training.components import find
 from aoq_ext.training.config import ConfigError, DataConfig
 
 if TYPE_CHECKING:
-    from aoq_ext.data import ImageTextData, Vocabulary
+    from aoq_ext.data import Vocabulary
 
 
 def load_split(config: DataConfig, split: str) -> ImageTextData:
     loader = find(config.loader, "data.loader")
     arguments: dict[str, Any] = {} if config.root is None else {"root": config.root}
-    data: ImageTextData = loader(split, **arguments)
+    data = loader(split, **arguments)
+    source = f"data.loader: {config.loader}({split!r})"
+    if not isinstance(data, ImageTextData):
+        raise ConfigError(f"{source}: expected an aoq_ext.data.ImageTextData, got {type(data).__name__}")
+    if not isinstance(data.images, np.ndarray) or data.images.dtype not in (np.uint8, np.float32):
+        got = getattr(data.images, "dtype", None)
+        raise ConfigError(
+            f"{source}: expected images as a numpy array of uint8 or float32, "
+            f"got {type(data.images).__name__}{f' of {got}' if got else ''}"
+        )
+    if split == config.train_split and len(np.unique(data.group_ids)) < 2:
+        raise ConfigError(
+            f"{source}: expected images of at least 2 groups, got 1: images of one group are never negatives; "
+            f"check group_ids"
+        )
     return data
 
 

@@ -19,6 +19,19 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainConfig)
 
 
+def config_first(arguments: Sequence[str]) -> list[str]:
+    """The same command line with --config in front, so that flags override the file wherever they stand."""
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--config":
+            files += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    return files + others
+
+
 def config_from(namespace: Namespace, parser: ArgumentParser) -> TrainConfig:
     """The configuration in a parsed command line, which may hold other arguments too."""
     entries = parser.instantiate(namespace)
@@ -40,4 +53,4 @@ def load_config(path: str | Path, **overrides: Any) -> TrainConfig:
 def parse_config(arguments: Sequence[str]) -> TrainConfig:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_config_arguments(parser)
-    return config_from(parser.parse_args(list(arguments)), parser)
+    return config_from(parser.parse_args(config_first(arguments)), parser)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml  # type: ignore[import-untyped]
 
 from aoq_ext.data.files import write_bytes_atomically
-from aoq_ext.training.config import TrainConfig, to_dict
+from aoq_ext.training.config import ConfigError, TrainConfig, to_dict
 
 if TYPE_CHECKING:
     from aoq_ext.data import Vocabulary
@@ -27,10 +30,30 @@ class RunFiles:
         self.best = self.folder / "best.ckpt"  # the weights of the best epoch, as `History.best_epoch` has it
         self.metrics = self.folder / "metrics.json"  # {split: result of evaluate_run}
         self.tensorboard = self.folder / "tensorboard"
+        self.lock = self.folder / ".lock"  # held by the process that trains
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training into the folder; the system lets go when this one dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("wb") as file:
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise ConfigError(f"run: {self.folder} is being trained by another process") from error
+                except OSError:
+                    pass  # some network file systems have no locks
+            yield
 
     def write_start(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
-        """What is known before the first step."""
+        """What is known before the first step; the remains of a killed run's half-written files go."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.config, self.vocabulary, self.history, self.last, self.best):
+            for stale in self.folder.glob(f".{path.name}.*.tmp"):  # as `write_atomically` names them
+                stale.unlink(missing_ok=True)
         text = io.StringIO()
         yaml.safe_dump(_plain(to_dict(config)), text, sort_keys=False)
         write_bytes_atomically(self.config, text.getvalue().encode())

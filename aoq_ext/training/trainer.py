@@ -58,22 +58,28 @@ def train(
     """
     check(config)
     files = RunFiles(config.run)
-    if files.last.exists() and not resume:
-        raise ConfigError(
-            f"run: {files.folder} already holds a run; continue it with --resume or choose another folder"
-        )
+    _refuse_overwriting(files, resume)
     threads = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
         with torch.random.fork_rng():
             trainer = Trainer(config, files, console, on_step)
-            if files.last.exists():
-                trainer.restore(load_checkpoint(files.last))
-            trainer.fit()
+            with files.locked():
+                _refuse_overwriting(files, resume)  # another process may have trained there meanwhile
+                if files.last.exists():
+                    trainer.restore(load_checkpoint(files.last))
+                trainer.fit()
     finally:
         torch.set_num_threads(threads)
     return files.folder
+
+
+def _refuse_overwriting(files: RunFiles, resume: bool) -> None:
+    if files.last.exists() and not resume:
+        raise ConfigError(
+            f"run: {files.folder} already holds a run; continue it with --resume or choose another folder"
+        )
 
 
 class Trainer:
@@ -215,10 +221,7 @@ class Trainer:
         self, epoch: int, loss: float, lr: float, measurement: dict[str, float], batch_size: int, writer: SummaryWriter
     ) -> None:
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {self.step}; the last finite state is in {self.files.last}. "
-                f"Lower optimizer.lr (now {self.config.optimizer.lr:g}) or look for bad input"
-            )
+            raise self._diverged(f"the loss is {loss} at step {self.step}")
         entry = {"loss": loss, "lr": lr, **measurement}
         for name, value in entry.items():
             writer.add_scalar("loss/total" if name == "loss" else name, value, self.step)
@@ -235,13 +238,17 @@ class Trainer:
     def _finish_epoch(
         self, epoch: int, objective: str, online: str, seconds: float, writer: SummaryWriter
     ) -> dict[str, Any]:
-        pairs = self.batches.steps_per_epoch * self.batches.batch_size
+        loss = self.epoch_loss.item() / (self.batches.steps_per_epoch * self.batches.batch_size)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the mean loss of epoch {epoch + 1} is {loss}")
+        if not self._has_finite_weights():  # the last update's doing: no loss has seen them yet
+            raise self._diverged(f"the weights are not finite after step {self.step}")
         record: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": self.step,
             "objective": objective,
             "online": online,
-            "loss": self.epoch_loss.item() / pairs,
+            "loss": loss,
             "seconds": seconds,
         }
         if self.validation is not None:
@@ -256,10 +263,19 @@ class Trainer:
         self._save()
         return record
 
+    def _diverged(self, what: str) -> TrainingError:
+        kept = f"; the last finite state is in {self.files.last}" if self.files.last.exists() else ""
+        return TrainingError(
+            f"{what}{kept}. Lower optimizer.lr (now {self.config.optimizer.lr:g}) or look for bad input"
+        )
+
+    def _has_finite_weights(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+
     def _save(self) -> None:
         """The state after ``self.step`` steps; the data order, the draws and the learning rate follow from it."""
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            return  # keep the last finite state; the next measurement stops the run
+        if not self._has_finite_weights():
+            return  # keep the last finite state; the next measurement or the end of the epoch stops the run
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
