@@ -6,12 +6,13 @@
 
 namespace aoq::cpu {
 
-// pair_score(j): the score of negative j, computed as the positive was, so that equal pairs have equal scores.
+// pair_score(j): the score of negative j, computed as the positive was. At margin 0 the hinge compares the two, so
+// equal pairs must have equal scores; elsewhere the rounding of another summation order is no matter.
 template <class T, class PairScore>
 OnlineHinge<T> online_hinge(const OnlineState<T>& state, int64_t i, T positive, const LossParams& params,
                             PairScore pair_score) {
   if (!is_negative_key<T>(state.key[i])) return {T(0), T(0), T(0), false};
-  const T hardest = pair_score(state.index[i]);
+  const T hardest = params.margin_online == 0 ? pair_score(state.index[i]) : key_score<T>(state.key[i]);
   if (params.online == Online::kAll) return {hardest, state.sum[i], state.active[i], true};
   const T value = T(params.margin_online) + hardest - positive;
   return {hardest, hinge(value), hinge_slope(value), true};

@@ -25,6 +25,11 @@ struct Choosers {
       if (chosen[i] >= 0) anchor[next[chosen[i]]++] = i;
     }
   }
+
+  template <class Visit>
+  void for_each(int64_t row, Visit visit) const {
+    for (int64_t n = start[row]; n < start[row + 1]; ++n) visit(anchor[n]);
+  }
 };
 
 // ∂loss/∂L_i from the gradient of the reduced loss.

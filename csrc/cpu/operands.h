@@ -57,6 +57,14 @@ Rows<T> load_rows(const Tensor& input, Similarity similarity) {
   return rows;
 }
 
+// Asks for row i ahead of its use. A row often fills a page, at whose end the hardware's own prefetching stops.
+template <class T>
+void prefetch_row(const Rows<T>& rows, int64_t i) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  if (i >= rows.count) return;
+  for (int64_t d = 0; d < rows.width; d += kLine) __builtin_prefetch(rows.row(i) + d);
+}
+
 // An offline negative with its K candidates an anchor; empty when the objective has none.
 template <class T>
 struct Candidates {

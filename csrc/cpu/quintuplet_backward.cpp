@@ -1,5 +1,6 @@
 // Backward pass. With one negative an anchor the gradient is sparse: every row is a short sum, gathered in index order
 // and written once. With all negatives the tiles of S are walked again and multiplied out.
+#include <functional>
 #include <tuple>
 
 #include "cpu/all_negatives.h"
@@ -35,6 +36,8 @@ struct Backward {
   T slope(SavedRow row, int64_t i) const { return grad[i] * saved[row * count() + i]; }
   int64_t text_choice(int64_t i) const { return choice[i]; }
   int64_t image_choice(int64_t i) const { return choice[count() + i]; }
+  const T* used_hard_text(int64_t i) const { return hard_text.at(i, text_choice(i)); }
+  const T* used_hard_image(int64_t i) const { return hard_image.at(i, image_choice(i)); }
 };
 
 // The gradient by one embedding row: a sum of slope · ∂sim/∂row, collected first and written once.
@@ -100,30 +103,6 @@ void through_normalisation(const Rows<T>& rows, int64_t i, T* grad) {
   for (int64_t d = 0; d < rows.width; ++d) grad[d] = norm == T(0) ? T(0) : (grad[d] - along * unit[d]) / norm;
 }
 
-template <class T>
-void gather_image(const Backward<T>& b, const Choosers& choosers, int64_t i, RowGradient<T>& sum) {
-  const T *x = b.image.row(i), *y = b.text.row(i);
-  sum.by_image(b.slope(kBySelf, i), x, y);
-  if (b.text_index[i] >= 0) sum.by_image(b.slope(kByText, i), x, b.text.row(b.text_index[i]));
-  if (b.hard_text.rows) sum.by_image(b.slope(kByHardText, i), x, b.hard_text.at(i, b.text_choice(i)));
-  for (int64_t n = choosers.start[i]; n < choosers.start[i + 1]; ++n) {
-    const int64_t anchor = choosers.anchor[n];
-    sum.by_image(b.slope(kByImage, anchor), x, b.text.row(anchor));
-  }
-}
-
-template <class T>
-void gather_text(const Backward<T>& b, const Choosers& choosers, int64_t i, RowGradient<T>& sum) {
-  const T *x = b.image.row(i), *y = b.text.row(i);
-  sum.by_text(b.slope(kBySelf, i), x, y);
-  if (b.image_index[i] >= 0) sum.by_text(b.slope(kByImage, i), b.image.row(b.image_index[i]), y);
-  if (b.hard_image.rows) sum.by_text(b.slope(kByHardImage, i), b.hard_image.at(i, b.image_choice(i)), y);
-  for (int64_t n = choosers.start[i]; n < choosers.start[i + 1]; ++n) {
-    const int64_t anchor = choosers.anchor[n];
-    sum.by_text(b.slope(kByText, anchor), b.image.row(anchor), y);
-  }
-}
-
 // Adds collect(r, sum) to the rows first + r of a gradient, in parallel.
 template <class T, class Collect>
 void accumulate_rows(const Backward<T>& b, const Rows<T>& grad, int64_t first, int64_t rows, Collect collect) {
@@ -181,85 +160,101 @@ Rows<T> new_gradient(int64_t count, int64_t width, bool zero) {
   return view_rows<T>(zero ? torch::stable::zero_(rows) : rows);
 }
 
-// The gradients by image and text.
+// One gradient tensor: for anchor i, row row_of(i) is the sum that collect(i, sum) builds; rows of no anchor stay 0.
 template <class T>
-void pair_gradients(const Backward<T>& b, const std::optional<Tensor>& group_ids, int64_t needs, Tensor& image,
-                    Tensor& text) {
-  const int64_t count = b.count();
+struct Output {
+  int64_t position;  // among the operands
+  Rows<T> rows;
+  const Rows<T>* operand;
+  bool keeps_row;  // the sum adds to what the row holds
+  std::function<int64_t(int64_t)> row_of;
+  std::function<void(int64_t, RowGradient<T>&)> collect;
+};
+
+// Row i of image, or of text, with what the anchors that chose it as their negative contribute, in index order.
+template <class T>
+void add_pair_outputs(const Backward<T>& b, const std::optional<Tensor>& group_ids, int64_t needs,
+                      const Choosers& image_choosers, const Choosers& text_choosers, std::vector<Output<T>>& outputs) {
   const bool all = b.online == Online::kAll;
-  Rows<T> by_image = new_gradient<T>(needs & kImage ? count : 0, b.width(), all);
-  Rows<T> by_text = new_gradient<T>(needs & kText ? count : 0, b.width(), all);
-  if (all) {
-    const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, count), b.margin);
+  Rows<T> by_image = new_gradient<T>(needs & kImage ? b.count() : 0, b.width(), all);
+  Rows<T> by_text = new_gradient<T>(needs & kText ? b.count() : 0, b.width(), all);
+  if (all && (needs & (kImage | kText))) {
+    const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, b.count()), b.margin);
     add_all_negatives(b, negatives, needs, by_image, by_text);
   }
-  const auto gather_rows = [&](const Rows<T>& out, const Rows<T>& operand, const int64_t* chosen, auto gather) {
-    const Choosers choosers(chosen, count);
-    torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
-      RowGradient<T> sum(b, nullptr);
-      for (int64_t i = begin; i < end; ++i) {
-        sum.reset(out.row(i));
-        if (all) sum.start_from_row();
-        gather(b, choosers, i, sum);
-        sum.write();
-        through_normalisation(operand, i, out.row(i));
-      }
-    });
-    return out.tensor;
-  };
-  if (needs & kImage) image = gather_rows(by_image, b.image, b.image_index, gather_image<T>);
-  if (needs & kText) text = gather_rows(by_text, b.text, b.text_index, gather_text<T>);
+  const auto itself = [](int64_t i) { return i; };
+  if (needs & kImage) {
+    outputs.push_back({0, by_image, &b.image, all, itself, [&](int64_t i, RowGradient<T>& sum) {
+                         const T *x = b.image.row(i), *y = b.text.row(i);
+                         sum.by_image(b.slope(kBySelf, i), x, y);
+                         if (b.text_index[i] >= 0) sum.by_image(b.slope(kByText, i), x, b.text.row(b.text_index[i]));
+                         if (b.hard_text.rows) sum.by_image(b.slope(kByHardText, i), x, b.used_hard_text(i));
+                         image_choosers.for_each(i, [&](int64_t anchor) {
+                           sum.by_image(b.slope(kByImage, anchor), x, b.text.row(anchor));
+                         });
+                       }});
+  }
+  if (needs & kText) {
+    outputs.push_back({1, by_text, &b.text, all, itself, [&](int64_t i, RowGradient<T>& sum) {
+                         const T *x = b.image.row(i), *y = b.text.row(i);
+                         sum.by_text(b.slope(kBySelf, i), x, y);
+                         if (b.image_index[i] >= 0) {
+                           sum.by_text(b.slope(kByImage, i), b.image.row(b.image_index[i]), y);
+                         }
+                         if (b.hard_image.rows) sum.by_text(b.slope(kByHardImage, i), b.used_hard_image(i), y);
+                         text_choosers.for_each(
+                             i, [&](int64_t anchor) { sum.by_text(b.slope(kByText, anchor), b.image.row(anchor), y); });
+                       }});
+  }
 }
 
-// The gradient by one offline operand: row `chosen(i)` of anchor i is what collect(i, sum) says, the others are 0.
-template <class T, class Chosen, class Collect>
-Tensor offline_gradient(const Backward<T>& b, const Candidates<T>& operand, Chosen chosen, Collect collect) {
-  const Rows<T>& rows = *operand.rows;
-  const Rows<T> out = new_gradient<T>(rows.count, rows.width, operand.per_anchor > 1);
+template <class T>
+void add_offline_outputs(const Backward<T>& b, int64_t needs, std::vector<Output<T>>& outputs) {
+  const bool pairs = b.hard_text_image.rows.has_value();
+  const auto add = [&](int64_t position, const Candidates<T>& operand, auto chosen, auto collect) {
+    if (!(needs >> position & 1)) return;
+    const Rows<T>& rows = *operand.rows;
+    const auto row_of = [&operand, chosen](int64_t i) { return i * operand.per_anchor + chosen(i); };
+    outputs.push_back(
+        {position, new_gradient<T>(rows.count, rows.width, operand.per_anchor > 1), &rows, false, row_of, collect});
+  };
+  const auto text_choice = [&](int64_t i) { return b.text_choice(i); };
+  const auto image_choice = [&](int64_t i) { return b.image_choice(i); };
+  add(2, b.hard_image, image_choice, [&b, pairs](int64_t i, RowGradient<T>& sum) {
+    sum.by_image(b.slope(kByHardImage, i), b.used_hard_image(i), b.text.row(i));
+    if (pairs) sum.by_image(b.slope(kByHardPair, i), b.used_hard_image(i), b.used_hard_text(i));
+  });
+  add(3, b.hard_text, text_choice, [&b, pairs](int64_t i, RowGradient<T>& sum) {
+    sum.by_text(b.slope(kByHardText, i), b.image.row(i), b.used_hard_text(i));
+    if (pairs) sum.by_text(b.slope(kByHardPair, i), b.used_hard_image(i), b.used_hard_text(i));
+  });
+  add(4, b.hard_text_image, text_choice, [&b](int64_t i, RowGradient<T>& sum) {
+    const T* y_hat = b.hard_image_text.at(i, b.image_choice(i));
+    sum.by_image(b.slope(kByPartner, i), b.hard_text_image.at(i, b.text_choice(i)), y_hat);
+  });
+  add(5, b.hard_image_text, image_choice, [&b](int64_t i, RowGradient<T>& sum) {
+    const T* x_hat = b.hard_text_image.at(i, b.text_choice(i));
+    sum.by_text(b.slope(kByPartner, i), x_hat, b.hard_image_text.at(i, b.image_choice(i)));
+  });
+}
+
+// Anchor by anchor, so that the rows of an anchor are read once for all gradients.
+template <class T>
+void write_outputs(const Backward<T>& b, const std::vector<Output<T>>& outputs) {
   torch::stable::parallel_for(0, b.count(), kRowGrain, [&](int64_t begin, int64_t end) {
     RowGradient<T> sum(b, nullptr);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t r = i * operand.per_anchor + chosen(i);
-      sum.reset(out.row(r));
-      collect(i, sum);
-      sum.write();
-      through_normalisation(rows, r, out.row(r));
+      for (const Output<T>& output : outputs) {
+        const int64_t r = output.row_of(i);
+        prefetch_row(*output.operand, i + 1 < b.count() ? output.row_of(i + 1) : b.count());
+        sum.reset(output.rows.row(r));
+        if (output.keeps_row) sum.start_from_row();
+        output.collect(i, sum);
+        sum.write();
+        through_normalisation(*output.operand, r, output.rows.row(r));
+      }
     }
   });
-  return out.tensor;
-}
-
-template <class T>
-void offline_gradients(const Backward<T>& b, int64_t needs, std::array<Tensor*, 4> grads) {
-  const auto text_choice = [&](int64_t i) { return b.text_choice(i); };
-  const auto image_choice = [&](int64_t i) { return b.image_choice(i); };
-  const auto hard_text = [&](int64_t i) { return b.hard_text.at(i, text_choice(i)); };
-  const auto hard_image = [&](int64_t i) { return b.hard_image.at(i, image_choice(i)); };
-  const auto hard_text_image = [&](int64_t i) { return b.hard_text_image.at(i, text_choice(i)); };
-  const auto hard_image_text = [&](int64_t i) { return b.hard_image_text.at(i, image_choice(i)); };
-  const bool pairs = b.hard_text_image.rows.has_value();
-  if (needs & kHardImage) {
-    *grads[0] = offline_gradient(b, b.hard_image, image_choice, [&](int64_t i, RowGradient<T>& sum) {
-      sum.by_image(b.slope(kByHardImage, i), hard_image(i), b.text.row(i));
-      if (pairs) sum.by_image(b.slope(kByHardPair, i), hard_image(i), hard_text(i));
-    });
-  }
-  if (needs & kHardText) {
-    *grads[1] = offline_gradient(b, b.hard_text, text_choice, [&](int64_t i, RowGradient<T>& sum) {
-      sum.by_text(b.slope(kByHardText, i), b.image.row(i), hard_text(i));
-      if (pairs) sum.by_text(b.slope(kByHardPair, i), hard_image(i), hard_text(i));
-    });
-  }
-  if (needs & kHardTextImage) {
-    *grads[2] = offline_gradient(b, b.hard_text_image, text_choice, [&](int64_t i, RowGradient<T>& sum) {
-      sum.by_image(b.slope(kByPartner, i), hard_text_image(i), hard_image_text(i));
-    });
-  }
-  if (needs & kHardImageText) {
-    *grads[3] = offline_gradient(b, b.hard_image_text, image_choice, [&](int64_t i, RowGradient<T>& sum) {
-      sum.by_text(b.slope(kByPartner, i), hard_text_image(i), hard_image_text(i));
-    });
-  }
 }
 
 void check_choice(const int64_t* choice, int64_t count, int64_t text_candidates, int64_t image_candidates) {
@@ -305,8 +300,12 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
                   kind,
                   T(margin_online)};
     check_choice(b.choice, count, b.hard_text.per_anchor, b.hard_image.per_anchor);
-    if (needs & (kImage | kText)) pair_gradients(b, group_ids, needs, grads[0], grads[1]);
-    offline_gradients(b, needs, {&grads[2], &grads[3], &grads[4], &grads[5]});
+    const Choosers image_choosers(b.image_index, count), text_choosers(b.text_index, count);
+    std::vector<Output<T>> outputs;
+    add_pair_outputs(b, group_ids, needs, image_choosers, text_choosers, outputs);
+    add_offline_outputs(b, needs, outputs);
+    write_outputs(b, outputs);
+    for (const Output<T>& output : outputs) grads[output.position] = output.rows.tensor;
   });
 
   const std::array<const std::optional<Tensor>*, 4> offline_inputs{&hard_image, &hard_text, &hard_text_image,

@@ -34,6 +34,11 @@ std::vector<AnchorScores<T>> score_anchors(const Inputs<T>& in, const LossParams
   torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const T *x = in.image.row(i), *y = in.text.row(i);
+      prefetch_row(in.image, i + 1);
+      prefetch_row(in.text, i + 1);
+      for (const auto* operand : {&in.hard_image, &in.hard_text, &in.hard_text_image, &in.hard_image_text}) {
+        if (operand->rows) prefetch_row(*operand->rows, (i + 1) * operand->per_anchor);
+      }
       AnchorScores<T> s{score(x, y), T(0), T(0), T(0), T(0)};
       int64_t text = 0, image = 0;
       if (params.has_offline()) {

@@ -84,9 +84,7 @@ Tensor score_gradient(const ScoreBackward<T>& b, const AllNegatives<T>* all) {
       }
       row[i] += b.slope(kBySelf, i);
       if (b.text_index[i] >= 0) row[b.text_index[i]] += b.slope(kByText, i);
-      for (int64_t n = choosers.start[i]; n < choosers.start[i + 1]; ++n) {
-        row[choosers.anchor[n]] += b.slope(kByImage, choosers.anchor[n]);
-      }
+      choosers.for_each(i, [&](int64_t anchor) { row[anchor] += b.slope(kByImage, anchor); });
     }
   });
   return out;

@@ -42,16 +42,15 @@ AOQ_INLINE T order_distance_of(const T* x, const T* y, int64_t width) {
 
 template <class T>
 AOQ_INLINE void weighted_sum_of(T* out, const T* scale, const T* const* rows, int64_t terms, int64_t width) {
-  constexpr int64_t kLanes = Vector<T>::kLanes;
+  constexpr int64_t kLanes = Vector<T>::kLanes, kUnrolled = 8;  // long runs of each row, which the hardware prefetches
   int64_t d = 0;
-  for (; d + 2 * kLanes <= width; d += 2 * kLanes) {
-    typename Vector<T>::Type low = {}, high = {};
+  for (; d + kUnrolled * kLanes <= width; d += kUnrolled * kLanes) {
+    typename Vector<T>::Type sums[kUnrolled] = {};
     for (int64_t t = 0; t < terms; ++t) {
-      low += scale[t] * load(rows[t] + d);
-      high += scale[t] * load(rows[t] + d + kLanes);
+      const T* row = rows[t] + d;
+      for (int64_t u = 0; u < kUnrolled; ++u) sums[u] += scale[t] * load(row + u * kLanes);
     }
-    store(out + d, low);
-    store(out + d + kLanes, high);
+    for (int64_t u = 0; u < kUnrolled; ++u) store(out + d + u * kLanes, sums[u]);
   }
   for (; d < width; ++d) {
     T sum = T(0);
