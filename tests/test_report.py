@@ -417,3 +417,11 @@ def test_similarities_agree_with_a_loop() -> None:
         assert got.positive[place] == pytest.approx(images[image] @ texts[caption], rel=1e-5)
         assert got.offline[place] == pytest.approx(images[image] @ texts[offline], rel=1e-5)
         assert got.online[place] == pytest.approx(max(rivals), rel=1e-5)
+
+
+def test_a_run_of_a_few_epochs_says_that_it_shows_nothing() -> None:
+    data = make_data(1.0, 1.0)
+    short = tuple(replace(run, loss=run.loss[:2]) for run in data.rounds)
+    caution = "2 epochs show that everything works, and nothing else"
+    assert caution in words.overall(replace(data, rounds=short))
+    assert "nothing else" not in words.overall(data)

@@ -68,7 +68,15 @@ def overall(data: ReportData) -> str:
         reach = "Resampling the test images does not change the sign of any of these differences."
     else:
         reach = f"Only on {listed(clear)} does the difference keep its sign when the test images are resampled."
-    return f"In this run AOQ’s rsum is {listed(changes)}. {reach}{warmup_warning(*data.rounds)}"
+    return (
+        f"In this run AOQ’s rsum is {listed(changes)}. {reach}{warmup_warning(*data.rounds)}{shortness_warning(data)}"
+    )
+
+
+def shortness_warning(data: ReportData) -> str:
+    """A warning when training was too short to show anything; else nothing."""
+    epochs = min(len(run.loss) for run in data.rounds)
+    return f" But {epochs} epochs show that everything works, and nothing else." if epochs < 5 else ""
 
 
 def warmup_warning(first: Round, second: Round) -> str:
