@@ -142,6 +142,22 @@ def test_a_missing_compiler_stops_the_build_with_one_sentence(source, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_a_missing_cmake_stops_the_build_with_one_sentence(source, tmp_path):
+    """Run by a Python with setuptools beside which no cmake lies."""
+    path = tmp_path / "path"
+    (path / "torch/include").mkdir(parents=True)
+    (path / "torch/version.py").write_text("__version__ = '2.13.0'\n")
+    packages = Path(__import__("setuptools").__file__).parents[1]
+    for folder in [packages / "_distutils_hack", *packages.glob("setuptools*")]:
+        (path / folder.name).symlink_to(folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    settings = os.environ | {"AOQ_BUILD_CUDA": "0", "PYTHONPATH": str(path), "PATH": str(tmp_path)}
+    command = [tmp_path / "bare/bin/python", "setup.py", "build_ext"]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True, env=settings, check=False)
+    assert "aoq_ext: cmake was not found; install CMake 3.24 or later (`pip install cmake`)." in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_required_cuda_that_is_missing_stops_the_build(source, tmp_path):
     environment = {"AOQ_BUILD_CUDA": "1", "AOQ_REQUIRE_CUDA": "1", "CUDA_HOME": str(tmp_path), "PATH": str(tmp_path)}
     result = run_setup(source, **environment)

@@ -44,7 +44,14 @@ struct Backward {
 template <class T>
 class RowGradient {
  public:
-  RowGradient(const Backward<T>& b, T* row) : b_(b), row_(row) {}
+  explicit RowGradient(const Backward<T>& b) : b_(b) {}
+
+  void begin(T* row) {
+    row_ = row;
+    scale_.clear();
+    rows_.clear();
+    order_.clear();
+  }
 
   void start_from_row() { add(T(1), row_); }  // keep what the row holds already
 
@@ -68,13 +75,6 @@ class RowGradient {
     }
   }
 
-  void reset(T* row) {
-    row_ = row;
-    scale_.clear();
-    rows_.clear();
-    order_.clear();
-  }
-
  private:
   struct OrderTerm {
     T slope;
@@ -88,7 +88,7 @@ class RowGradient {
   }
 
   const Backward<T>& b_;
-  T* row_;
+  T* row_ = nullptr;
   std::vector<T> scale_;
   std::vector<const T*> rows_;
   std::vector<OrderTerm> order_;
@@ -107,9 +107,9 @@ void through_normalisation(const Rows<T>& rows, int64_t i, T* grad) {
 template <class T, class Collect>
 void accumulate_rows(const Backward<T>& b, const Rows<T>& grad, int64_t first, int64_t rows, Collect collect) {
   torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
-    RowGradient<T> sum(b, nullptr);
+    RowGradient<T> sum(b);
     for (int64_t r = begin; r < end; ++r) {
-      sum.reset(grad.row(first + r));
+      sum.begin(grad.row(first + r));
       sum.start_from_row();
       collect(r, sum);
       sum.write();
@@ -242,12 +242,12 @@ void add_offline_outputs(const Backward<T>& b, int64_t needs, std::vector<Output
 template <class T>
 void write_outputs(const Backward<T>& b, const std::vector<Output<T>>& outputs) {
   torch::stable::parallel_for(0, b.count(), kRowGrain, [&](int64_t begin, int64_t end) {
-    RowGradient<T> sum(b, nullptr);
+    RowGradient<T> sum(b);
     for (int64_t i = begin; i < end; ++i) {
       for (const Output<T>& output : outputs) {
         const int64_t r = output.row_of(i);
         prefetch_row(*output.operand, i + 1 < b.count() ? output.row_of(i + 1) : b.count());
-        sum.reset(output.rows.row(r));
+        sum.begin(output.rows.row(r));
         if (output.keeps_row) sum.start_from_row();
         output.collect(i, sum);
         sum.write();
