@@ -75,6 +75,9 @@ def _(
     similarity: int,
     reduction: int,
     needs: int,
+    all_image: Tensor | None = None,  # (C, D)
+    all_text: Tensor | None = None,
+    first: int = 0,
 ) -> tuple[Tensor, ...]:
     return _needed((image, text, hard_image, hard_text, hard_text_image, hard_image_text), image, needs)
 
@@ -104,7 +107,7 @@ def _(
 @torch.library.register_fake("aoq::quintuplet_score_backward")
 def _(
     grad_loss: Tensor,  # () or (B,)
-    scores: Tensor,  # (B, B)
+    scores: Tensor,  # (B, C)
     group_ids: Tensor | None,
     text_index: Tensor,  # (B,)
     image_index: Tensor,  # (B,)
@@ -113,9 +116,81 @@ def _(
     online: int,
     reduction: int,
     needs: int,
+    first: int = 0,
 ) -> tuple[Tensor, ...]:
     column = scores.new_empty(scores.shape[:1])
     return _needed((scores, column, column, column, column), scores, needs)
+
+
+@torch.library.register_fake("aoq::anchor_scores")
+def _(
+    image: Tensor,  # (B, D)
+    text: Tensor,
+    hard_image: Tensor | None,
+    hard_text: Tensor | None,
+    hard_text_image: Tensor | None,
+    hard_image_text: Tensor | None,
+    objective: int,
+    similarity: int,
+) -> tuple[Tensor, Tensor]:
+    count = image.shape[0]
+    return image.new_empty((5, count), dtype=_compute_dtype(image)), image.new_empty((2, count), dtype=torch.int64)
+
+
+def _online_negatives(model: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = _compute_dtype(model)
+    row_keys, column_keys = (model.new_empty((2, count), dtype=torch.int64) for count in (rows, columns))
+    return (
+        row_keys,
+        row_keys.new_empty((2, rows), dtype=dtype),
+        column_keys,
+        column_keys.new_empty((2, columns), dtype=dtype),
+    )
+
+
+@torch.library.register_fake("aoq::online_negatives")
+def _(
+    image: Tensor,  # (B, D)
+    all_text: Tensor,  # (C, D)
+    all_positive: Tensor,  # (C,)
+    all_group_ids: Tensor | None,  # (C,)
+    first: int,
+    margin_online: float,
+    online: int,
+    similarity: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _online_negatives(image, image.shape[0], all_text.shape[0])
+
+
+@torch.library.register_fake("aoq::online_negatives_of_scores")
+def _(
+    scores: Tensor,  # (B, C)
+    all_positive: Tensor,  # (C,)
+    all_group_ids: Tensor | None,  # (C,)
+    first: int,
+    margin_online: float,
+    online: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _online_negatives(scores, *scores.shape)
+
+
+@torch.library.register_fake("aoq::anchor_losses")
+def _(
+    scores: Tensor,  # (5, B)
+    text_keys: Tensor,  # (2, B)
+    text_hinges: Tensor,
+    image_keys: Tensor,
+    image_hinges: Tensor,
+    margin_online: float,
+    margin_offline: float,
+    alpha: float,
+    beta: float,
+    objective: int,
+    online: int,
+    detach_weight: bool,
+    clamp_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _forward_outputs(scores[0], Reduction.NONE)
 
 
 @torch.library.register_fake("aoq::hardest_negatives")

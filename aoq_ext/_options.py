@@ -56,6 +56,7 @@ class LossOptions:
     reduction: Reduction = Reduction.SUM
     detach_weight: bool = False
     clamp_weight: bool = False
+    gather_distributed: bool = False
 
     @staticmethod
     def create(**given: Any) -> LossOptions:
@@ -64,12 +65,6 @@ class LossOptions:
         if unknown:
             raise TypeError(f"unexpected option {sorted(unknown)[0]!r}; expected some of {', '.join(_PARSERS)}")
         return LossOptions(**{name: _PARSERS[name](name, value) for name, value in given.items()})
-
-
-def refuse_gathering(gather_distributed: Any) -> None:
-    """Only False is possible; True must not be mistaken for a request that was heard."""
-    if _flag("gather_distributed", gather_distributed):
-        raise ValueError("gather_distributed must be False: this version takes negatives from its own process alone")
 
 
 def _real(name: str, value: Any) -> float:
@@ -122,5 +117,6 @@ _PARSERS: dict[str, Any] = {
     "reduction": _choice(Reduction),
     "detach_weight": _flag,
     "clamp_weight": _flag,
+    "gather_distributed": _flag,
 }
 assert list(_PARSERS) == [field.name for field in fields(LossOptions)]

@@ -49,11 +49,13 @@ def check_scores(
     offline: dict[str, Tensor | None],  # each (B,)
     group_ids: Tensor | None,  # (B,)
     options: LossOptions,
+    square: bool = True,
 ) -> None:
-    """Check the arguments of the score-matrix form."""
+    """Check the arguments of the score-matrix form; not square: the rows of this rank, (B, C)."""
     check_floating("scores", scores)
-    if scores.dim() != 2 or scores.shape[0] != scores.shape[1]:
-        raise ValueError(f"scores must be square, (B, B), got {shape_of(scores)}")
+    if scores.dim() != 2 or (square and scores.shape[0] != scores.shape[1]):
+        expected = "square, (B, B)" if square else "of shape (B, C), C texts of all ranks"
+        raise ValueError(f"scores must be {expected}, got {shape_of(scores)}")
     for name, tensor in offline.items():
         if needs_offline(name, tensor, options):
             assert tensor is not None

@@ -8,9 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from . import _ops, reference
+from . import _ops, distributed, reference
 from ._options import LossOptions
-from ._validation import check_embeddings, check_scores
 
 __all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
 
@@ -34,6 +33,7 @@ def adaptive_quintuplet_loss(
     reduction: str = "sum",
     detach_weight: bool = False,
     clamp_weight: bool = False,
+    gather_distributed: bool = False,
 ) -> Tensor:
     """Adaptive Offline Quintuplet loss of B image-text pairs, from their embeddings.
 
@@ -44,7 +44,7 @@ def adaptive_quintuplet_loss(
     options = LossOptions.create(
         margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
         objective=objective, online=online, similarity=similarity, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight,
+        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
     )  # fmt: skip
     return embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options)
 
@@ -66,6 +66,7 @@ def adaptive_quintuplet_score_loss(
     reduction: str = "sum",
     detach_weight: bool = False,
     clamp_weight: bool = False,
+    gather_distributed: bool = False,
 ) -> Tensor:
     """Adaptive Offline Quintuplet loss of B pairs, from scores that a cross-attention model computed.
 
@@ -76,7 +77,7 @@ def adaptive_quintuplet_score_loss(
     options = LossOptions.create(
         margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
         objective=objective, online=online, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight,
+        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
     )  # fmt: skip
     return score_loss(
         scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, options
@@ -94,18 +95,15 @@ def embedding_loss(
     options: LossOptions,
 ) -> Tensor:
     """Validate, then run the fused operator, or the reference where no kernel exists."""
-    offline = {
-        "hard_image": hard_image,
-        "hard_text": hard_text,
-        "hard_text_image": hard_text_image,
-        "hard_image_text": hard_image_text,
-    }
-    check_embeddings(image, text, offline, group_ids, options)
-    arguments = (image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids)
-    if _ops.has_kernel(image):
-        return _ops.quintuplet_loss(*arguments, options)
-    _warn_no_kernel(image)
-    return reference.embedding_loss(*arguments, options)
+    operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
+    batch = distributed.join_embeddings(image, text, operands[2:], group_ids, options)
+    if not _ops.has_kernel(image):
+        _warn_no_kernel(image)
+        return reference.embedding_loss(*operands, group_ids, options, batch)
+    if batch is not None:
+        loss: Tensor = distributed.quintuplet_loss(operands, group_ids, options, batch)
+        return loss
+    return _ops.quintuplet_loss(*operands, group_ids, options)
 
 
 def score_loss(
@@ -118,18 +116,15 @@ def score_loss(
     options: LossOptions,
 ) -> Tensor:
     """Validate, then compute from the given scores."""
-    offline = {
-        "hard_text_scores": hard_text_scores,
-        "hard_image_scores": hard_image_scores,
-        "hard_pair_scores": hard_pair_scores,
-        "partner_pair_scores": partner_pair_scores,
-    }
-    check_scores(scores, offline, group_ids, options)
-    arguments = (scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids)
-    if _ops.has_kernel(scores):
-        return _ops.quintuplet_score_loss(*arguments, options)
-    _warn_no_kernel(scores)
-    return reference.score_loss(*arguments, options)
+    offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
+    batch = distributed.join_scores(scores, offline, group_ids, options)
+    if not _ops.has_kernel(scores):
+        _warn_no_kernel(scores)
+        return reference.score_loss(scores, *offline, group_ids, options, batch)
+    if batch is not None:
+        loss: Tensor = distributed.quintuplet_score_loss(scores, offline, group_ids, options, batch)
+        return loss
+    return _ops.quintuplet_score_loss(scores, *offline, group_ids, options)
 
 
 def _warn_no_kernel(tensor: Tensor) -> None:

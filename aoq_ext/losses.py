@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import functional
-from ._options import LossOptions, refuse_gathering
+from ._options import LossOptions
 
 __all__ = ["AdaptiveQuintupletLoss", "AdaptiveQuintupletScoreLoss"]
 
@@ -49,7 +49,11 @@ class AdaptiveQuintupletLoss(_Loss):
         reduction: ``"sum"`` (the paper), ``"mean"`` or ``"none"``.
         detach_weight: treat w and v as constants in the backward pass (the authors' code does not).
         clamp_weight: clamp w and v at 0 (the authors' code does not; they go negative once a gap exceeds α·β).
-        gather_distributed: must be False: negatives come from this process's batch alone.
+        gather_distributed: take negatives from the batches of all ranks of the default process group. The loss is then
+            that of the concatenated batch on every rank (``"none"``: of this rank's pairs), and ``backward()`` on every
+            rank gives each the gradient of that loss by its own rows. DistributedDataParallel *averages* the parameter
+            gradients of N ranks: multiply the loss by N before ``backward()`` to train as one process would, for
+            ``"sum"`` and for ``"mean"`` alike. Batch sizes may differ between ranks. One process alone: no effect.
 
     Shape:
         - image x, text y: (B, D), float32, float16, bfloat16 or float64, normally L2-normalised by the encoder.
@@ -60,7 +64,10 @@ class AdaptiveQuintupletLoss(_Loss):
 
     Raises:
         TypeError: an argument of the wrong type or dtype, or an offline negative the objective needs is missing.
-        ValueError: a wrong shape or device, an unknown name, a hyper-parameter that is not finite.
+        ValueError: a wrong shape or device, an unknown name, a hyper-parameter that is not finite; with
+            ``gather_distributed``, arguments that differ between ranks.
+        RuntimeError: with ``gather_distributed``, another rank refused its arguments, is gone, or did not come within
+            the timeout that ``torch.distributed.init_process_group`` was given.
 
     Example:
         >>> import torch, aoq_ext
@@ -90,9 +97,8 @@ class AdaptiveQuintupletLoss(_Loss):
         super().__init__(
             margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
             objective=objective, online=online, similarity=similarity, reduction=reduction,
-            detach_weight=detach_weight, clamp_weight=clamp_weight,
+            detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
         )  # fmt: skip
-        refuse_gathering(gather_distributed)
 
     def forward(
         self,
@@ -119,6 +125,7 @@ class AdaptiveQuintupletScoreLoss(_Loss):
           negative, so it masks.
         - hard_text_scores a, hard_image_scores b, hard_pair_scores c, partner_pair_scores d: (B,).
         - group_ids: (B,) integers. Output as for :class:`AdaptiveQuintupletLoss`.
+        - scores with ``gather_distributed``: (B, C), this rank's images against the C texts of all ranks in rank order.
     """
 
     def __init__(
@@ -137,9 +144,8 @@ class AdaptiveQuintupletScoreLoss(_Loss):
         super().__init__(
             margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
             objective=objective, online=online, reduction=reduction,
-            detach_weight=detach_weight, clamp_weight=clamp_weight,
+            detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
         )  # fmt: skip
-        refuse_gathering(gather_distributed)
 
     def forward(
         self,

@@ -25,8 +25,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import distributed
+from ._collectives import Batch, GatherRows, SumOverRanks
 from ._options import LossOptions, Objective, Online, Reduction, Similarity
-from ._validation import check_embeddings, check_scores
 
 __all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
 
@@ -52,21 +53,17 @@ def adaptive_quintuplet_loss(
     reduction: str = "sum",
     detach_weight: bool = False,
     clamp_weight: bool = False,
+    gather_distributed: bool = False,
 ) -> Tensor:
     """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_loss`; same arguments, same result."""
     options = LossOptions.create(
         margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
         objective=objective, online=online, similarity=similarity, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight,
+        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
     )  # fmt: skip
-    offline = {
-        "hard_image": hard_image,
-        "hard_text": hard_text,
-        "hard_text_image": hard_text_image,
-        "hard_image_text": hard_image_text,
-    }
-    check_embeddings(image, text, offline, group_ids, options)
-    return embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options)
+    operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
+    batch = distributed.join_embeddings(image, text, operands[2:], group_ids, options)
+    return embedding_loss(*operands, group_ids, options, batch)
 
 
 def adaptive_quintuplet_score_loss(
@@ -86,23 +83,17 @@ def adaptive_quintuplet_score_loss(
     reduction: str = "sum",
     detach_weight: bool = False,
     clamp_weight: bool = False,
+    gather_distributed: bool = False,
 ) -> Tensor:
     """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_score_loss`; same arguments, same result."""
     options = LossOptions.create(
         margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
         objective=objective, online=online, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight,
+        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
     )  # fmt: skip
-    offline = {
-        "hard_text_scores": hard_text_scores,
-        "hard_image_scores": hard_image_scores,
-        "hard_pair_scores": hard_pair_scores,
-        "partner_pair_scores": partner_pair_scores,
-    }
-    check_scores(scores, offline, group_ids, options)
-    return score_loss(
-        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, options
-    )
+    offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
+    batch = distributed.join_scores(scores, offline, group_ids, options)
+    return score_loss(scores, *offline, group_ids, options, batch)
 
 
 def embedding_loss(
@@ -114,10 +105,12 @@ def embedding_loss(
     hard_image_text: Tensor | None,
     group_ids: Tensor | None,
     options: LossOptions,
+    batch: Batch | None,
 ) -> Tensor:
     """The embedding form on arguments that were checked."""
+    operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
     with torch.autocast(image.device.type, enabled=False):
-        return _embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options)
+        return _embedding_loss(*operands, group_ids, options, batch)
 
 
 def score_loss(
@@ -128,11 +121,12 @@ def score_loss(
     partner_pair_scores: Tensor | None,
     group_ids: Tensor | None,
     options: LossOptions,
+    batch: Batch | None,
 ) -> Tensor:
     """The score-matrix form on arguments that were checked."""
     offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
     a, b, c, d = (None if s is None else _upcast(s) for s in offline)
-    return _score_loss(_upcast(scores), a, b, c, d, group_ids, options)
+    return _score_loss(_gather(_upcast(scores), batch), a, b, c, d, group_ids, options, batch)
 
 
 def _embedding_loss(
@@ -144,6 +138,7 @@ def _embedding_loss(
     hard_image_text: Tensor | None,
     group_ids: Tensor | None,  # (B,)
     opt: LossOptions,
+    batch: Batch | None,
 ) -> Tensor:
     x, y = _upcast(image), _upcast(text)
     a = b = c = d = None
@@ -160,21 +155,24 @@ def _embedding_loss(
             assert x_hat is not None and y_hat is not None
             c = _similarity(x_tilde, y_tilde, opt.similarity)
             d = _similarity(x_hat, y_hat, opt.similarity)
-    scores = _similarity_matrix(x, y, opt.similarity)
-    return _score_loss(scores, a, b, c, d, group_ids, opt)
+    scores = _similarity_matrix(_gather(x, batch), _gather(y, batch), opt.similarity)
+    return _score_loss(scores, a, b, c, d, group_ids, opt, batch)
 
 
 def _score_loss(
-    scores: Tensor,  # (B, B)
+    scores: Tensor,  # (C, C), of all ranks where the batch is spread over processes, (B, B) otherwise
     a: Tensor | None,  # (B,)
     b: Tensor | None,  # (B,)
     c: Tensor | None,  # (B,)
     d: Tensor | None,  # (B,)
     group_ids: Tensor | None,  # (B,)
     opt: LossOptions,
+    batch: Batch | None,
 ) -> Tensor:
     if scores.shape[0] == 0:
-        return _reduce(scores.sum(dim=1), opt.reduction)
+        return _reduce(scores.sum(dim=1), opt.reduction, batch)
+    a, b, c, d = (None if offline is None else _gather(offline, batch) for offline in (a, b, c, d))
+    group_ids = None if group_ids is None else _gather(group_ids, batch)
     positive = scores.diagonal()
     allowed = _allowed_negatives(scores, group_ids)
     loss = torch.zeros_like(positive)
@@ -186,7 +184,7 @@ def _score_loss(
     if opt.objective >= Objective.OFFLINE_QUINTUPLET:
         assert c is not None and d is not None
         loss = loss + _hinge(opt.margin_offline + c - positive) + _hinge(opt.margin_offline + d - positive)
-    return _reduce(loss, opt.reduction)
+    return _reduce(loss, opt.reduction, batch)
 
 
 def _online_term(
@@ -275,8 +273,15 @@ def _upcast(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
-def _reduce(loss: Tensor, reduction: Reduction) -> Tensor:  # (B,) -> () or (B,)
+def _gather(rows: Tensor, batch: Batch | None) -> Tensor:  # (B, ...) -> (C, ...), differentiable
+    return rows if batch is None else GatherRows.apply(rows, batch)
+
+
+def _reduce(loss: Tensor, reduction: Reduction, batch: Batch | None) -> Tensor:  # (C,) -> () or (B,)
+    count = loss.shape[0]
+    if batch is not None:
+        loss = batch.own(loss)
     if reduction == Reduction.NONE:
         return loss
-    total = loss.sum()
-    return total / max(loss.shape[0], 1) if reduction == Reduction.MEAN else total
+    total = loss.sum() if batch is None else SumOverRanks.apply(loss.sum())
+    return total / max(count, 1) if reduction == Reduction.MEAN else total

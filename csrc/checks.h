@@ -64,6 +64,25 @@ inline void check_embeddings(const Tensor& image, const Tensor& text, const std:
   }
 }
 
+// The rows of every process, among them those of this one from row `first`.
+inline void check_gathered(const std::optional<Tensor>& all, const Tensor& own, int64_t anchors, const char* name) {
+  if (!all) return;
+  check_like(*all, own, name);
+  STD_TORCH_CHECK(all->dim() == 2 && all->size(0) == anchors && all->size(1) == own.size(1), name,
+                  " must have shape (C, D), (", anchors, ", ", own.size(1), ")");
+}
+
+// S of this process: its images against the texts of every process.
+inline void check_score_rows(const Tensor& scores) {
+  check_floating(scores, "scores");
+  STD_TORCH_CHECK(scores.dim() == 2, "scores must be a matrix, got ", scores.dim(), " dimensions");
+}
+
+inline void check_first(int64_t first, int64_t rows, int64_t anchors) {
+  STD_TORCH_CHECK(first >= 0 && first + rows <= anchors, "first must place ", rows, " rows among ", anchors,
+                  " anchors, got ", first);
+}
+
 template <class E>
 E check_enum(int64_t value, E last, const char* name) {
   STD_TORCH_CHECK(value >= 0 && value <= static_cast<int64_t>(last), name, " has no meaning: ", value);

@@ -12,7 +12,8 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, "
       "Tensor? hard_text_image, Tensor? hard_image_text, Tensor? group_ids, Tensor text_index, Tensor image_index, "
       "Tensor choice, Tensor saved, float margin_online, int objective, int online, int similarity, int reduction, "
-      "int needs) -> (Tensor image, Tensor text, Tensor hard_image, Tensor hard_text, Tensor hard_text_image, "
+      "int needs, Tensor? all_image=None, Tensor? all_text=None, int first=0) -> (Tensor image, Tensor text, Tensor "
+      "hard_image, Tensor hard_text, Tensor hard_text_image, "
       "Tensor hard_image_text)");
   m.def(
       "quintuplet_score_forward(Tensor scores, Tensor? hard_text_scores, Tensor? hard_image_scores, "
@@ -21,9 +22,24 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "bool clamp_weight) -> (Tensor loss, Tensor text_index, Tensor image_index, Tensor saved)");
   m.def(
       "quintuplet_score_backward(Tensor grad_loss, Tensor scores, Tensor? group_ids, Tensor text_index, "
-      "Tensor image_index, Tensor saved, float margin_online, int online, int reduction, int needs) -> "
+      "Tensor image_index, Tensor saved, float margin_online, int online, int reduction, int needs, int first=0) -> "
       "(Tensor scores, Tensor hard_text_scores, Tensor hard_image_scores, Tensor hard_pair_scores, "
       "Tensor partner_pair_scores)");
+  m.def(
+      "anchor_scores(Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, Tensor? hard_text_image, "
+      "Tensor? hard_image_text, int objective, int similarity) -> (Tensor scores, Tensor choice)");
+  m.def(
+      "online_negatives(Tensor image, Tensor all_text, Tensor all_positive, Tensor? all_group_ids, int first, "
+      "float margin_online, int online, int similarity) -> "
+      "(Tensor row_keys, Tensor row_hinges, Tensor column_keys, Tensor column_hinges)");
+  m.def(
+      "online_negatives_of_scores(Tensor scores, Tensor all_positive, Tensor? all_group_ids, int first, "
+      "float margin_online, int online) -> "
+      "(Tensor row_keys, Tensor row_hinges, Tensor column_keys, Tensor column_hinges)");
+  m.def(
+      "anchor_losses(Tensor scores, Tensor text_keys, Tensor text_hinges, Tensor image_keys, Tensor image_hinges, "
+      "float margin_online, float margin_offline, float alpha, float beta, int objective, int online, "
+      "bool detach_weight, bool clamp_weight) -> (Tensor losses, Tensor text_index, Tensor image_index, Tensor saved)");
   m.def(
       "hardest_negatives(Tensor image, Tensor text, Tensor? group_ids) -> "
       "(Tensor text_index, Tensor text_score, Tensor image_index, Tensor image_score)");

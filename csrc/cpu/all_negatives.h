@@ -11,7 +11,7 @@ namespace aoq::cpu {
 template <class T>
 class AllNegatives {
  public:
-  // saved is (kSavedRows, B); grad (B,) is ∂loss/∂L_i.
+  // saved is (kSavedRows, C); grad (C,) is ∂loss/∂L_i.
   AllNegatives(const T* saved, const std::vector<T>& grad, std::vector<Key<T>> groups, T margin)
       : positive_(saved + kPositive * grad.size()), groups_(std::move(groups)), margin_(margin) {
     by_text_.resize(grad.size());
@@ -22,7 +22,7 @@ class AllNegatives {
     }
   }
 
-  // slopes[c] = ∂loss/∂S_ij through the hinges, j = first + c; scores and slopes may be the same row.
+  // slopes[c] = ∂loss/∂S_ij through the hinges, i and j = first + c anchors; scores and slopes may be the same row.
   void row(int64_t i, int64_t first, int64_t columns, const T* scores, T* slopes) const {
     for (int64_t c = 0; c < columns; ++c) {
       const int64_t j = first + c;

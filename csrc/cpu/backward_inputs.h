@@ -9,20 +9,22 @@
 
 namespace aoq::cpu {
 
-// The anchors that chose each row, in ascending order: a counting sort of the argmax map.
+// The anchors that chose each of the rows first, …, first + rows − 1, in ascending order: a counting sort of the argmax
+// map.
 struct Choosers {
-  std::vector<int64_t> start;  // (B + 1,)
+  std::vector<int64_t> start;  // (rows + 1,)
   std::vector<int64_t> anchor;
 
-  Choosers(const int64_t* chosen, int64_t count) : start(count + 1, 0) {
-    for (int64_t i = 0; i < count; ++i) {
-      if (chosen[i] >= 0) ++start[chosen[i] + 1];
+  Choosers(const int64_t* chosen, int64_t anchors, int64_t first, int64_t rows) : start(rows + 1, 0) {
+    const auto is_row = [&](int64_t i) { return chosen[i] >= first && chosen[i] < first + rows; };
+    for (int64_t i = 0; i < anchors; ++i) {
+      if (is_row(i)) ++start[chosen[i] - first + 1];
     }
-    for (int64_t i = 0; i < count; ++i) start[i + 1] += start[i];
-    anchor.resize(start[count]);
+    for (int64_t r = 0; r < rows; ++r) start[r + 1] += start[r];
+    anchor.resize(start[rows]);
     std::vector<int64_t> next(start.begin(), start.end() - 1);
-    for (int64_t i = 0; i < count; ++i) {
-      if (chosen[i] >= 0) anchor[next[chosen[i]]++] = i;
+    for (int64_t i = 0; i < anchors; ++i) {
+      if (is_row(i)) anchor[next[chosen[i] - first]++] = i;
     }
   }
 

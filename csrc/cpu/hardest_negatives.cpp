@@ -8,14 +8,13 @@ namespace aoq::cpu {
 namespace {
 
 // (B,); −inf for an anchor without a negative.
-template <class T, class PairScore>
-Tensor negative_scores(const OnlineState<T>& state, PairScore pair_score) {
+template <class T>
+Tensor negative_scores(const OnlineState<T>& state) {
   const int64_t count = int64_t(state.key.size());
   const Tensor out = empty_cpu({count}, kScalarType<T>);
   T* score = static_cast<T*>(out.mutable_data_ptr());
   for (int64_t i = 0; i < count; ++i) {
-    const bool exists = is_negative_key<T>(state.key[i]);
-    score[i] = exists ? pair_score(i, state.index[i]) : -std::numeric_limits<T>::infinity();
+    score[i] = is_negative_key<T>(state.key[i]) ? key_score<T>(state.key[i]) : -std::numeric_limits<T>::infinity();
   }
   return out;
 }
@@ -29,12 +28,10 @@ Outputs hardest_negatives(Tensor image, Tensor text, std::optional<Tensor> group
     const int64_t count = image.size(0);
     const Rows<T> x = load_rows<T>(image, Similarity::kDot), y = load_rows<T>(text, Similarity::kDot);
     OnlineState<T> by_image(count), by_text(count);
-    const EmbeddingScores<T> scores(x, y, Similarity::kDot);
-    reduce_scores(scores, std::vector<T>(count), load_groups<T>(group_ids, count), Online::kHardest, T(0), by_image,
-                  by_text);
-    return Outputs{
-        negative_indices(by_image), negative_scores(by_image, [&](int64_t i, int64_t j) { return scores.pair(i, j); }),
-        negative_indices(by_text), negative_scores(by_text, [&](int64_t i, int64_t j) { return scores.pair(j, i); })};
+    const Selection<T> selection{Online::kHardest, T(0), std::vector<T>(count), load_groups<T>(group_ids, count)};
+    find_online_negatives(EmbeddingScores<T>(x, y, Similarity::kDot), selection, by_image, by_text);
+    return Outputs{negative_indices(by_image), negative_scores(by_image), negative_indices(by_text),
+                   negative_scores(by_text)};
   });
 }
 

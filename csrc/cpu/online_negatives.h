@@ -23,10 +23,23 @@ void fold_rows(const std::vector<RowPartial<T>>& partials, int64_t blocks, const
   }
 }
 
+// What decides which entries of S are negatives, beside S: (C,) each.
+template <class T>
+struct Selection {
+  Online online;
+  T margin;
+  std::vector<T> positive;     // p; read unless online is kHardest
+  std::vector<Key<T>> groups;  // or empty
+
+  bool compares_with_positive() const {
+    return online == Online::kSemihard || (online == Online::kAll && margin == T(0));
+  }
+};
+
 // One walk over S. Column blocks run in parallel and are folded in order, whichever thread was first.
 template <class T, class Scores>
-void reduce_scores(const Scores& scores, const std::vector<T>& positive, const std::vector<Key<T>>& groups,
-                   Online online, T margin, OnlineState<T>& by_row, OnlineState<T>& by_column) {
+void reduce_scores(const Scores& scores, const Selection<T>& selection, OnlineState<T>& by_row,
+                   OnlineState<T>& by_column) {
   std::vector<RowPartial<T>> partials;
   for_each_score_tile(scores, [&](const ScoreTile<T>& tile) {
     const int64_t blocks = (tile.columns + kBlockColumns - 1) / kBlockColumns;
@@ -40,18 +53,44 @@ void reduce_scores(const Scores& scores, const std::vector<T>& positive, const s
                                    .columns = std::min(kBlockColumns, tile.columns - column),
                                    .first_row = tile.first_row,
                                    .first_column = tile.first_column + column,
-                                   .positive = positive.data(),
-                                   .group = groups.empty() ? nullptr : groups.data(),
-                                   .margin = margin,
+                                   .first_anchor = scores.first().row,
+                                   .positive = selection.positive.data(),
+                                   .group = selection.groups.empty() ? nullptr : selection.groups.data(),
+                                   .margin = selection.margin,
                                    .row_key = by_row.key.data(),
                                    .partial = partials.data() + b,
                                    .partial_stride = blocks,
                                    .by_column = &by_column},
-                     online);
+                     selection.online);
       }
     });
     fold_rows(partials, blocks, tile, by_row);
   });
+}
+
+// A winner's key becomes that of its score computed as the positives are. At margin 0 the hinge compares the two, so
+// equal pairs must have equal scores; elsewhere the rounding of another summation order is no matter.
+template <class T, class PairScore>
+void score_again(OnlineState<T>& state, PairScore pair_score) {
+  const int64_t count = int64_t(state.key.size());
+  torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (is_negative_key<T>(state.key[i])) state.key[i] = order_key(pair_score(i, state.index[i]));
+    }
+  });
+}
+
+// The online negatives of R images among C texts, and of these texts among these images. Indices are of anchors, and
+// column c is anchor c.
+template <class T, class Scores>
+void find_online_negatives(Scores scores, const Selection<T>& selection, OnlineState<T>& by_row,
+                           OnlineState<T>& by_column) {
+  if (selection.compares_with_positive()) scores.resolve_ties_with(selection.positive.data());
+  reduce_scores(scores, selection, by_row, by_column);
+  if (selection.margin != T(0)) return;
+  score_again(by_row, [&](int64_t row, int64_t anchor) { return scores.pair(row, anchor); });
+  score_again(by_column,
+              [&](int64_t column, int64_t anchor) { return scores.pair(anchor - scores.first().row, column); });
 }
 
 // The indices as a tensor (B,); −1 for an anchor without a negative.

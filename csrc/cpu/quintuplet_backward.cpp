@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "cpu/all_negatives.h"
+#include "cpu/anchor_scores.h"
 #include "cpu/backward_inputs.h"
 #include "cpu/score_tiles.h"
 
@@ -19,25 +20,28 @@ enum Needs : int64_t {
   kHardImageText = 32,
 };
 
+// An anchor is a pair of the whole batch, C of them; its rows, `own`, are those of anchors first, …, first + B − 1.
 template <class T>
 struct Backward {
-  Rows<T> image, text;
-  Candidates<T> hard_image, hard_text, hard_text_image, hard_image_text;
-  const int64_t *text_index, *image_index;  // (B,) hardest online negatives, −1 for none
+  Embeddings<T> own;
+  Rows<T> all_image, all_text;              // (C, D), as far as needed; `own` where the batch is in one process
+  int64_t anchors;                          // C
+  int64_t first;                            // the anchor of row 0
+  const int64_t *text_index, *image_index;  // (C,) hardest online negatives, −1 for none
   const int64_t* choice;                    // (2, B) candidates used, text then image
-  const T* saved;                           // (kSavedRows, B)
-  std::vector<T> grad;                      // (B,) ∂loss/∂L_i
+  const T* saved;                           // (kSavedRows, C)
+  std::vector<T> grad;                      // (C,) ∂loss/∂L_i
   Online online;
   Similarity similarity;
   T margin;
 
-  int64_t count() const { return image.count; }
-  int64_t width() const { return image.width; }
-  T slope(SavedRow row, int64_t i) const { return grad[i] * saved[row * count() + i]; }
+  int64_t rows() const { return own.image.count; }
+  int64_t width() const { return own.image.width; }
+  T slope(SavedRow row, int64_t anchor) const { return grad[anchor] * saved[row * anchors + anchor]; }
   int64_t text_choice(int64_t i) const { return choice[i]; }
-  int64_t image_choice(int64_t i) const { return choice[count() + i]; }
-  const T* used_hard_text(int64_t i) const { return hard_text.at(i, text_choice(i)); }
-  const T* used_hard_image(int64_t i) const { return hard_image.at(i, image_choice(i)); }
+  int64_t image_choice(int64_t i) const { return choice[rows() + i]; }
+  const T* used_hard_text(int64_t i) const { return own.hard_text.at(i, text_choice(i)); }
+  const T* used_hard_image(int64_t i) const { return own.hard_image.at(i, image_choice(i)); }
 };
 
 // The gradient by one embedding row: a sum of slope · ∂sim/∂row, collected first and written once.
@@ -117,16 +121,18 @@ void accumulate_rows(const Backward<T>& b, const Rows<T>& grad, int64_t first, i
   });
 }
 
-// Online::kAll: image_grad and text_grad receive the part of every active negative.
+// Online::kAll: image_grad (R, D) and text_grad (C, D), each if given, receive the part of every active negative in the
+// rectangle of R images and C texts.
 template <class T>
-void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, int64_t needs, Rows<T>& image_grad,
-                       Rows<T>& text_grad) {
-  EmbeddingScores<T> scores(b.image, b.text, b.similarity);
-  if (b.margin == T(0)) scores.resolve_ties_with(b.saved + kPositive * b.count());
+void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, const Rows<T>& image, const Rows<T>& text,
+                       AnchorOffsets first, const Rows<T>* image_grad, const Rows<T>* text_grad) {
+  EmbeddingScores<T> scores(image, text, b.similarity, first);
+  if (b.margin == T(0)) scores.resolve_ties_with(b.saved + kPositive * b.anchors);
   for_each_score_tile(scores, [&](const ScoreTile<T>& tile) {
     torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {  // S becomes ∂loss/∂S in place
       for (int64_t r = begin; r < end; ++r) {
-        all.row(tile.first_row + r, tile.first_column, tile.columns, tile.row(r), tile.row(r));
+        all.row(first.row + tile.first_row + r, first.column + tile.first_column, tile.columns, tile.row(r),
+                tile.row(r));
       }
     });
     if (b.similarity != Similarity::kOrder) {
@@ -135,21 +141,19 @@ void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, int64_t
       const auto columns = [&](Tensor all_rows) {
         return torch::stable::narrow(all_rows, 0, tile.first_column, tile.columns);
       };
-      if (needs & kImage) addmm_(rows(image_grad.tensor), slopes, columns(b.text.tensor));
-      if (needs & kText) {
-        addmm_(columns(text_grad.tensor), torch::stable::transpose(slopes, 0, 1), rows(b.image.tensor));
-      }
+      if (image_grad) addmm_(rows(image_grad->tensor), slopes, columns(text.tensor));
+      if (text_grad) addmm_(columns(text_grad->tensor), torch::stable::transpose(slopes, 0, 1), rows(image.tensor));
       return;
     }
-    if (needs & kImage)
-      accumulate_rows(b, image_grad, tile.first_row, tile.rows, [&](int64_t r, RowGradient<T>& sum) {
-        const T* x = b.image.row(tile.first_row + r);
-        for (int64_t c = 0; c < tile.columns; ++c) sum.by_image(tile.row(r)[c], x, b.text.row(tile.first_column + c));
+    if (image_grad)
+      accumulate_rows(b, *image_grad, tile.first_row, tile.rows, [&](int64_t r, RowGradient<T>& sum) {
+        const T* x = image.row(tile.first_row + r);
+        for (int64_t c = 0; c < tile.columns; ++c) sum.by_image(tile.row(r)[c], x, text.row(tile.first_column + c));
       });
-    if (needs & kText)
-      accumulate_rows(b, text_grad, tile.first_column, tile.columns, [&](int64_t c, RowGradient<T>& sum) {
-        const T* y = b.text.row(tile.first_column + c);
-        for (int64_t r = 0; r < tile.rows; ++r) sum.by_text(tile.row(r)[c], b.image.row(tile.first_row + r), y);
+    if (text_grad)
+      accumulate_rows(b, *text_grad, tile.first_column, tile.columns, [&](int64_t c, RowGradient<T>& sum) {
+        const T* y = text.row(tile.first_column + c);
+        for (int64_t r = 0; r < tile.rows; ++r) sum.by_text(tile.row(r)[c], image.row(tile.first_row + r), y);
       });
   });
 }
@@ -176,41 +180,56 @@ template <class T>
 void add_pair_outputs(const Backward<T>& b, const std::optional<Tensor>& group_ids, int64_t needs,
                       const Choosers& image_choosers, const Choosers& text_choosers, std::vector<Output<T>>& outputs) {
   const bool all = b.online == Online::kAll;
-  Rows<T> by_image = new_gradient<T>(needs & kImage ? b.count() : 0, b.width(), all);
-  Rows<T> by_text = new_gradient<T>(needs & kText ? b.count() : 0, b.width(), all);
+  const Rows<T> by_image = new_gradient<T>(needs & kImage ? b.rows() : 0, b.width(), all);
+  const Rows<T> by_text = new_gradient<T>(needs & kText ? b.rows() : 0, b.width(), all);
+  const Rows<T>*image_grad = needs & kImage ? &by_image : nullptr, *text_grad = needs & kText ? &by_text : nullptr;
   if (all && (needs & (kImage | kText))) {
-    const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, b.count()), b.margin);
-    add_all_negatives(b, negatives, needs, by_image, by_text);
+    const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, b.anchors), b.margin);
+    if (b.rows() == b.anchors) {
+      add_all_negatives<T>(b, negatives, b.own.image, b.own.text, {}, image_grad, text_grad);
+    } else {
+      if (image_grad) {
+        add_all_negatives<T>(b, negatives, b.own.image, b.all_text, {.row = b.first}, image_grad, nullptr);
+      }
+      if (text_grad) {
+        add_all_negatives<T>(b, negatives, b.all_image, b.own.text, {.column = b.first}, nullptr, text_grad);
+      }
+    }
   }
   const auto itself = [](int64_t i) { return i; };
-  if (needs & kImage) {
-    outputs.push_back({0, by_image, &b.image, all, itself, [&](int64_t i, RowGradient<T>& sum) {
-                         const T *x = b.image.row(i), *y = b.text.row(i);
-                         sum.by_image(b.slope(kBySelf, i), x, y);
-                         if (b.text_index[i] >= 0) sum.by_image(b.slope(kByText, i), x, b.text.row(b.text_index[i]));
-                         if (b.hard_text.rows) sum.by_image(b.slope(kByHardText, i), x, b.used_hard_text(i));
-                         image_choosers.for_each(i, [&](int64_t anchor) {
-                           sum.by_image(b.slope(kByImage, anchor), x, b.text.row(anchor));
+  if (image_grad) {
+    outputs.push_back({0, by_image, &b.own.image, all, itself, [&](int64_t i, RowGradient<T>& sum) {
+                         const T *x = b.own.image.row(i), *y = b.own.text.row(i);
+                         const int64_t anchor = b.first + i, text = b.text_index[anchor];
+                         sum.by_image(b.slope(kBySelf, anchor), x, y);
+                         if (text >= 0) sum.by_image(b.slope(kByText, anchor), x, b.all_text.row(text));
+                         if (b.own.hard_text.rows) {
+                           sum.by_image(b.slope(kByHardText, anchor), x, b.used_hard_text(i));
+                         }
+                         image_choosers.for_each(i, [&](int64_t chooser) {
+                           sum.by_image(b.slope(kByImage, chooser), x, b.all_text.row(chooser));
                          });
                        }});
   }
-  if (needs & kText) {
-    outputs.push_back({1, by_text, &b.text, all, itself, [&](int64_t i, RowGradient<T>& sum) {
-                         const T *x = b.image.row(i), *y = b.text.row(i);
-                         sum.by_text(b.slope(kBySelf, i), x, y);
-                         if (b.image_index[i] >= 0) {
-                           sum.by_text(b.slope(kByImage, i), b.image.row(b.image_index[i]), y);
+  if (text_grad) {
+    outputs.push_back({1, by_text, &b.own.text, all, itself, [&](int64_t i, RowGradient<T>& sum) {
+                         const T *x = b.own.image.row(i), *y = b.own.text.row(i);
+                         const int64_t anchor = b.first + i, image = b.image_index[anchor];
+                         sum.by_text(b.slope(kBySelf, anchor), x, y);
+                         if (image >= 0) sum.by_text(b.slope(kByImage, anchor), b.all_image.row(image), y);
+                         if (b.own.hard_image.rows) {
+                           sum.by_text(b.slope(kByHardImage, anchor), b.used_hard_image(i), y);
                          }
-                         if (b.hard_image.rows) sum.by_text(b.slope(kByHardImage, i), b.used_hard_image(i), y);
-                         text_choosers.for_each(
-                             i, [&](int64_t anchor) { sum.by_text(b.slope(kByText, anchor), b.image.row(anchor), y); });
+                         text_choosers.for_each(i, [&](int64_t chooser) {
+                           sum.by_text(b.slope(kByText, chooser), b.all_image.row(chooser), y);
+                         });
                        }});
   }
 }
 
 template <class T>
 void add_offline_outputs(const Backward<T>& b, int64_t needs, std::vector<Output<T>>& outputs) {
-  const bool pairs = b.hard_text_image.rows.has_value();
+  const bool pairs = b.own.hard_text_image.rows.has_value();
   const auto add = [&](int64_t position, const Candidates<T>& operand, auto chosen, auto collect) {
     if (!(needs >> position & 1)) return;
     const Rows<T>& rows = *operand.rows;
@@ -220,33 +239,33 @@ void add_offline_outputs(const Backward<T>& b, int64_t needs, std::vector<Output
   };
   const auto text_choice = [&](int64_t i) { return b.text_choice(i); };
   const auto image_choice = [&](int64_t i) { return b.image_choice(i); };
-  add(2, b.hard_image, image_choice, [&b, pairs](int64_t i, RowGradient<T>& sum) {
-    sum.by_image(b.slope(kByHardImage, i), b.used_hard_image(i), b.text.row(i));
-    if (pairs) sum.by_image(b.slope(kByHardPair, i), b.used_hard_image(i), b.used_hard_text(i));
+  add(2, b.own.hard_image, image_choice, [&b, pairs](int64_t i, RowGradient<T>& sum) {
+    sum.by_image(b.slope(kByHardImage, b.first + i), b.used_hard_image(i), b.own.text.row(i));
+    if (pairs) sum.by_image(b.slope(kByHardPair, b.first + i), b.used_hard_image(i), b.used_hard_text(i));
   });
-  add(3, b.hard_text, text_choice, [&b, pairs](int64_t i, RowGradient<T>& sum) {
-    sum.by_text(b.slope(kByHardText, i), b.image.row(i), b.used_hard_text(i));
-    if (pairs) sum.by_text(b.slope(kByHardPair, i), b.used_hard_image(i), b.used_hard_text(i));
+  add(3, b.own.hard_text, text_choice, [&b, pairs](int64_t i, RowGradient<T>& sum) {
+    sum.by_text(b.slope(kByHardText, b.first + i), b.own.image.row(i), b.used_hard_text(i));
+    if (pairs) sum.by_text(b.slope(kByHardPair, b.first + i), b.used_hard_image(i), b.used_hard_text(i));
   });
-  add(4, b.hard_text_image, text_choice, [&b](int64_t i, RowGradient<T>& sum) {
-    const T* y_hat = b.hard_image_text.at(i, b.image_choice(i));
-    sum.by_image(b.slope(kByPartner, i), b.hard_text_image.at(i, b.text_choice(i)), y_hat);
+  add(4, b.own.hard_text_image, text_choice, [&b](int64_t i, RowGradient<T>& sum) {
+    const T* y_hat = b.own.hard_image_text.at(i, b.image_choice(i));
+    sum.by_image(b.slope(kByPartner, b.first + i), b.own.hard_text_image.at(i, b.text_choice(i)), y_hat);
   });
-  add(5, b.hard_image_text, image_choice, [&b](int64_t i, RowGradient<T>& sum) {
-    const T* x_hat = b.hard_text_image.at(i, b.text_choice(i));
-    sum.by_text(b.slope(kByPartner, i), x_hat, b.hard_image_text.at(i, b.image_choice(i)));
+  add(5, b.own.hard_image_text, image_choice, [&b](int64_t i, RowGradient<T>& sum) {
+    const T* x_hat = b.own.hard_text_image.at(i, b.text_choice(i));
+    sum.by_text(b.slope(kByPartner, b.first + i), x_hat, b.own.hard_image_text.at(i, b.image_choice(i)));
   });
 }
 
 // Anchor by anchor, so that the rows of an anchor are read once for all gradients.
 template <class T>
 void write_outputs(const Backward<T>& b, const std::vector<Output<T>>& outputs) {
-  torch::stable::parallel_for(0, b.count(), kRowGrain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, b.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
     RowGradient<T> sum(b);
     for (int64_t i = begin; i < end; ++i) {
       for (const Output<T>& output : outputs) {
         const int64_t r = output.row_of(i);
-        prefetch_row(*output.operand, i + 1 < b.count() ? output.row_of(i + 1) : b.count());
+        prefetch_row(*output.operand, i + 1 < b.rows() ? output.row_of(i + 1) : b.rows());
         sum.begin(output.rows.row(r));
         if (output.keeps_row) sum.start_from_row();
         output.collect(i, sum);
@@ -271,36 +290,43 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
                               std::optional<Tensor> hard_text, std::optional<Tensor> hard_text_image,
                               std::optional<Tensor> hard_image_text, std::optional<Tensor> group_ids, Tensor text_index,
                               Tensor image_index, Tensor choice, Tensor saved, double margin_online, int64_t objective,
-                              int64_t online, int64_t similarity, int64_t reduction, int64_t needs) {
+                              int64_t online, int64_t similarity, int64_t reduction, int64_t needs,
+                              std::optional<Tensor> all_image, std::optional<Tensor> all_text, int64_t first) {
   const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
   const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
-  const int64_t count = image.size(0);
-  const bool offline = rung >= Objective::kOfflineTriplet, pairs = rung >= Objective::kOfflineQuintuplet;
-  const int64_t available =
-      kImage | kText | (offline ? kHardImage | kHardText : 0) | (pairs ? kHardTextImage | kHardImageText : 0);
-  needs &= available;
+  const int64_t rows = image.size(0), anchors = text_index.size(0);
+  check_first(first, rows, anchors);
+  check_gathered(all_image, image, anchors, "all_image");
+  check_gathered(all_text, text, anchors, "all_text");
+  needs &= kImage | kText | (rung >= Objective::kOfflineTriplet ? kHardImage | kHardText : 0) |
+           (rung >= Objective::kOfflineQuintuplet ? kHardTextImage | kHardImageText : 0);
+  STD_TORCH_CHECK(rows == anchors || ((all_text || !(needs & kImage)) && (all_image || !(needs & kText))),
+                  "the gradient of some rows of a batch needs all_text for image and all_image for text");
 
   std::array<Tensor, 6> grads;  // an empty one for each that is not needed
   for (Tensor& grad : grads) grad = empty_cpu({0}, image.scalar_type());
   dispatch_compute_type(image, [&](auto zero) {
     using T = decltype(zero);
-    Backward<T> b{load_rows<T>(image, kind),
-                  load_rows<T>(text, kind),
-                  load_candidates<T>(hard_image, offline, kind),
-                  load_candidates<T>(hard_text, offline, kind),
-                  load_candidates<T>(hard_text_image, pairs, kind),
-                  load_candidates<T>(hard_image_text, pairs, kind),
-                  checked_indices(text_index, count, count, "text_index"),
-                  checked_indices(image_index, count, count, "image_index"),
-                  checked_indices(choice, 2 * count, std::numeric_limits<int64_t>::max(), "choice"),
-                  checked_saved<T>(saved, count),
-                  anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), count),
+    Embeddings<T> own(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung, kind);
+    const Rows<T> images = all_image ? load_rows<T>(*all_image, kind) : own.image;
+    const Rows<T> texts = all_text ? load_rows<T>(*all_text, kind) : own.text;
+    Backward<T> b{std::move(own),
+                  images,
+                  texts,
+                  anchors,
+                  first,
+                  checked_indices(text_index, anchors, anchors, "text_index"),
+                  checked_indices(image_index, anchors, anchors, "image_index"),
+                  checked_indices(choice, 2 * rows, std::numeric_limits<int64_t>::max(), "choice"),
+                  checked_saved<T>(saved, anchors),
+                  anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), anchors),
                   check_enum(online, Online::kAll, "online"),
                   kind,
                   T(margin_online)};
-    check_choice(b.choice, count, b.hard_text.per_anchor, b.hard_image.per_anchor);
-    const Choosers image_choosers(b.image_index, count), text_choosers(b.text_index, count);
+    check_choice(b.choice, rows, b.own.hard_text.per_anchor, b.own.hard_image.per_anchor);
+    const Choosers image_choosers(b.image_index, anchors, first, rows),
+        text_choosers(b.text_index, anchors, first, rows);
     std::vector<Output<T>> outputs;
     add_pair_outputs(b, group_ids, needs, image_choosers, text_choosers, outputs);
     add_offline_outputs(b, needs, outputs);

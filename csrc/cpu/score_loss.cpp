@@ -12,8 +12,8 @@ using Slopes = std::array<SavedRow, 4>;
 constexpr Slopes kOfflineSlopes{kByHardText, kByHardImage, kByHardPair, kByPartner};
 
 void check_scores(const Tensor& scores) {
-  check_floating(scores, "scores");
-  STD_TORCH_CHECK(scores.dim() == 2 && scores.size(0) == scores.size(1), "scores must be square, (B, B)");
+  check_score_rows(scores);
+  STD_TORCH_CHECK(scores.size(0) == scores.size(1), "scores must be square, (B, B)");
 }
 
 // a, b, c or d as a contiguous (B,) in the compute type; empty when the objective has none.
@@ -46,45 +46,47 @@ Outputs quintuplet_score_forward(Tensor scores, std::optional<Tensor> hard_text_
         load_offline<T>(hard_pair_scores, pairs, scores, "hard_pair_scores"),
         load_offline<T>(partner_pair_scores, pairs, scores, "partner_pair_scores")};
     const GivenScores<T> values{as_contiguous<T>(scores)};
-    std::vector<AnchorScores<T>> anchors(values.count());
+    std::vector<AnchorScores<T>> anchors(values.rows());
     const auto score = [&](size_t which, int64_t i) {
       return given[which] ? static_cast<const T*>(given[which]->const_data_ptr())[i] : T(0);
     };
-    for (int64_t i = 0; i < values.count(); ++i) {
+    for (int64_t i = 0; i < values.rows(); ++i) {
       anchors[i] = {values.row(i)[i], score(0, i), score(1, i), score(2, i), score(3, i)};
     }
-    const auto result = forward_from(values, anchors, group_ids, params);
-    return Outputs{result.loss, result.text_index, result.image_index, result.saved};
+    const auto result = losses_of_batch(values, anchors, group_ids, params);
+    return Outputs{result.losses, result.text_index, result.image_index, result.saved};
   });
 }
 
+// The rows of S are those of anchors first, …, first + B − 1 of the whole batch of C.
 template <class T>
 struct ScoreBackward {
-  GivenScores<T> scores;
-  const int64_t *text_index, *image_index;  // (B,)
-  const T* saved;                           // (kSavedRows, B)
-  std::vector<T> grad;                      // (B,)
+  GivenScores<T> scores;                    // (B, C)
+  const int64_t *text_index, *image_index;  // (C,)
+  const T* saved;                           // (kSavedRows, C)
+  std::vector<T> grad;                      // (C,)
 
-  T slope(SavedRow row, int64_t i) const { return grad[i] * saved[row * scores.count() + i]; }
+  T slope(SavedRow row, int64_t anchor) const { return grad[anchor] * saved[row * scores.columns() + anchor]; }
 };
 
-// Row i is the sum of what anchor i, its hardest text, and the texts whose hardest image is i contribute.
+// A row is the sum of what its anchor, the hardest text of it, and the texts whose hardest image it is contribute.
 template <class T>
 Tensor score_gradient(const ScoreBackward<T>& b, const AllNegatives<T>* all) {
-  const int64_t count = b.scores.count();
-  const Tensor out = empty_cpu({count, count}, kScalarType<T>);
-  const Choosers choosers(b.image_index, count);
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+  const int64_t rows = b.scores.rows(), columns = b.scores.columns(), first = b.scores.first().row;
+  const Tensor out = empty_cpu({rows, columns}, kScalarType<T>);
+  const Choosers choosers(b.image_index, columns, first, rows);
+  torch::stable::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      T* row = static_cast<T*>(out.mutable_data_ptr()) + i * count;
+      const int64_t anchor = first + i;
+      T* row = static_cast<T*>(out.mutable_data_ptr()) + i * columns;
       if (all) {
-        all->row(i, 0, count, b.scores.row(i), row);
+        all->row(anchor, 0, columns, b.scores.row(i), row);
       } else {
-        std::fill(row, row + count, T(0));
+        std::fill(row, row + columns, T(0));
       }
-      row[i] += b.slope(kBySelf, i);
-      if (b.text_index[i] >= 0) row[b.text_index[i]] += b.slope(kByText, i);
-      choosers.for_each(i, [&](int64_t anchor) { row[anchor] += b.slope(kByImage, anchor); });
+      row[anchor] += b.slope(kBySelf, anchor);
+      if (b.text_index[anchor] >= 0) row[b.text_index[anchor]] += b.slope(kByText, anchor);
+      choosers.for_each(i, [&](int64_t chooser) { row[chooser] += b.slope(kByImage, chooser); });
     }
   });
   return out;
@@ -94,30 +96,31 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Gradients quintuplet_score_backward(Tensor grad_loss, Tensor scores, std::optional<Tensor> group_ids, Tensor text_index,
                                     Tensor image_index, Tensor saved, double margin_online, int64_t online,
-                                    int64_t reduction, int64_t needs) {
-  check_scores(scores);
-  const int64_t count = scores.size(0);
+                                    int64_t reduction, int64_t needs, int64_t first) {
+  check_score_rows(scores);
+  const int64_t rows = scores.size(0), anchors = scores.size(1);
+  check_first(first, rows, anchors);
   std::array<Tensor, 5> grads;  // an empty one for each that is not needed
   for (Tensor& grad : grads) grad = empty_cpu({0}, scores.scalar_type());
   dispatch_compute_type(scores, [&](auto zero) {
     using T = decltype(zero);
-    const ScoreBackward<T> b{{as_contiguous<T>(scores)},
-                             checked_indices(text_index, count, count, "text_index"),
-                             checked_indices(image_index, count, count, "image_index"),
-                             checked_saved<T>(saved, count),
-                             anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), count)};
+    const GivenScores<T> given{as_contiguous<T>(scores), {.row = first}};
+    const ScoreBackward<T> b{given, checked_indices(text_index, anchors, anchors, "text_index"),
+                             checked_indices(image_index, anchors, anchors, "image_index"),
+                             checked_saved<T>(saved, anchors),
+                             anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), anchors)};
     if (needs & 1) {
       std::optional<AllNegatives<T>> all;
       if (check_enum(online, Online::kAll, "online") == Online::kAll) {
-        all.emplace(b.saved, b.grad, load_groups<T>(group_ids, count), T(margin_online));
+        all.emplace(b.saved, b.grad, load_groups<T>(group_ids, anchors), T(margin_online));
       }
       grads[0] = score_gradient(b, all ? &*all : nullptr);
     }
     for (size_t which = 0; which < kOfflineSlopes.size(); ++which) {
       if (!(needs >> (which + 1) & 1)) continue;
-      grads[which + 1] = empty_cpu({count}, kScalarType<T>);
+      grads[which + 1] = empty_cpu({rows}, kScalarType<T>);
       T* grad = static_cast<T*>(grads[which + 1].mutable_data_ptr());
-      for (int64_t i = 0; i < count; ++i) grad[i] = b.slope(kOfflineSlopes[which], i);
+      for (int64_t i = 0; i < rows; ++i) grad[i] = b.slope(kOfflineSlopes[which], first + i);
     }
   });
   for (Tensor& grad : grads) {

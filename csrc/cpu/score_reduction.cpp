@@ -9,14 +9,14 @@ namespace aoq::cpu {
 namespace {
 
 template <class T>
-AOQ_INLINE void keys_of_row(const ScoreBlock<T>& block, const T* scores, int64_t row, Key<T>* keys) {
+AOQ_INLINE void keys_of_row(const ScoreBlock<T>& block, const T* scores, int64_t anchor, Key<T>* keys) {
   for (int64_t c = 0; c < block.columns; ++c) keys[c] = order_key(scores[c]);
   if (block.group) {
-    const Key<T> own = block.group[row];
+    const Key<T> own = block.group[anchor];
     const Key<T>* group = block.group + block.first_column;
     for (int64_t c = 0; c < block.columns; ++c) keys[c] = group[c] == own ? kNoKey<T> : keys[c];
   }
-  const int64_t self = row - block.first_column;
+  const int64_t self = anchor - block.first_column;
   if (self >= 0 && self < block.columns) keys[self] = kNoKey<T>;
 }
 
@@ -34,11 +34,11 @@ AOQ_INLINE void max_of_row(const Key<T>* keys, int64_t columns, Key<T> to_beat, 
 }
 
 template <class T>
-AOQ_INLINE void max_of_columns(const Key<T>* keys, int64_t columns, int64_t row, Key<T>* best, Key<T>* index) {
+AOQ_INLINE void max_of_columns(const Key<T>* keys, int64_t columns, int64_t anchor, Key<T>* best, Key<T>* index) {
   for (int64_t c = 0; c < columns; ++c) {
     const bool take = keys[c] > best[c];
     best[c] = take ? keys[c] : best[c];
-    index[c] = take ? Key<T>(row) : index[c];
+    index[c] = take ? Key<T>(anchor) : index[c];
   }
 }
 
@@ -53,10 +53,10 @@ AOQ_INLINE T sum_row(const T* values, int64_t columns) {
 }
 
 template <class T>
-AOQ_INLINE void add_hinges(const ScoreBlock<T>& block, const T* scores, const Key<T>* keys, int64_t row,
+AOQ_INLINE void add_hinges(const ScoreBlock<T>& block, const T* scores, const Key<T>* keys, int64_t anchor,
                            RowPartial<T>& out, T* column_sum, T* column_active) {
   alignas(kVectorBytes) T value[kBlockColumns], active[kBlockColumns];
-  const T own = block.positive[row];
+  const T own = block.positive[anchor];
   const T* positive = block.positive + block.first_column;
   for (int64_t c = 0; c < block.columns; ++c) {
     const T margin = block.margin + scores[c] - own;
@@ -80,21 +80,21 @@ AOQ_INLINE void reduce(const ScoreBlock<T>& block) {
   const T* positive = block.positive + block.first_column;
   alignas(kVectorBytes) T sum[kBlockColumns] = {}, active[kBlockColumns] = {};  // of this block alone: shorter sums
   for (int64_t r = 0; r < block.rows; ++r) {
-    const int64_t row = block.first_row + r;
+    const int64_t row = block.first_row + r, anchor = block.first_anchor + row;
     const T* scores = block.scores + r * block.stride;
     RowPartial<T>& out = block.partial[r * block.partial_stride];
-    keys_of_row(block, scores, row, keys);
+    keys_of_row(block, scores, anchor, keys);
     if constexpr (kOnline == Online::kSemihard) {  // !(S ≥ p), so that NaN stays selectable
-      const T own = block.positive[row];
+      const T own = block.positive[anchor];
       for (int64_t c = 0; c < block.columns; ++c) below[c] = scores[c] >= own ? kNoKey<T> : keys[c];
       max_of_row(below, block.columns, block.row_key[row], block.first_column, out);
       for (int64_t c = 0; c < block.columns; ++c) below[c] = scores[c] >= positive[c] ? kNoKey<T> : keys[c];
-      max_of_columns<T>(below, block.columns, row, column_key, column_index);
+      max_of_columns<T>(below, block.columns, anchor, column_key, column_index);
     } else {
       max_of_row(keys, block.columns, block.row_key[row], block.first_column, out);
-      max_of_columns<T>(keys, block.columns, row, column_key, column_index);
+      max_of_columns<T>(keys, block.columns, anchor, column_key, column_index);
     }
-    if constexpr (kOnline == Online::kAll) add_hinges(block, scores, keys, row, out, sum, active);
+    if constexpr (kOnline == Online::kAll) add_hinges(block, scores, keys, anchor, out, sum, active);
   }
   if constexpr (kOnline == Online::kAll) {
     for (int64_t c = 0; c < block.columns; ++c) {

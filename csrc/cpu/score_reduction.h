@@ -36,10 +36,11 @@ struct ScoreBlock {
   const T* scores;  // (rows, columns), row stride `stride`
   int64_t stride, rows, columns;
   int64_t first_row, first_column;  // in S
-  const T* positive;                // (B,) p
-  const Key<T>* group;              // (B,), or null
+  int64_t first_anchor;             // the pair of row r of S is column first_anchor + r
+  const T* positive;                // (C,) p
+  const Key<T>* group;              // (C,), or null
   T margin;
-  const Key<T>* row_key;   // (B,) best of the earlier tiles: an index is looked for only above it
+  const Key<T>* row_key;   // (R,) best of the earlier tiles: an index is looked for only above it
   RowPartial<T>* partial;  // (rows, partial_stride), this block's column of it
   int64_t partial_stride;
   OnlineState<T>* by_column;  // (B,) updated in place
