@@ -27,8 +27,8 @@ struct LossParams {
   bool detach_weight;
   bool clamp_weight;
 
-  bool has_offline() const { return objective >= Objective::kOfflineTriplet; }
-  bool has_pairs() const { return objective >= Objective::kOfflineQuintuplet; }
+  constexpr bool has_offline() const { return objective >= Objective::kOfflineTriplet; }
+  constexpr bool has_pairs() const { return objective >= Objective::kOfflineQuintuplet; }
 };
 
 // What forward saves for each anchor: the positive's score, and the derivatives of L_i by the scores it depends on.

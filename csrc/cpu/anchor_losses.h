@@ -54,8 +54,8 @@ AnchorLosses<T> anchor_losses(const std::vector<AnchorScores<T>>& anchors, const
 }
 
 // From the scores of the anchors and a square S to everything that forward returns; `losses` are reduced.
-template <class T, class Scores>
-AnchorLosses<T> losses_of_batch(const Scores& scores, const std::vector<AnchorScores<T>>& anchors,
+template <class T, class AnyScores>
+AnchorLosses<T> losses_of_batch(const AnyScores& scores, const std::vector<AnchorScores<T>>& anchors,
                                 const std::optional<Tensor>& group_ids, const LossParams& params) {
   const int64_t count = int64_t(anchors.size());
   Selection<T> selection{params.online, T(params.margin_online), std::vector<T>(count),

@@ -9,20 +9,20 @@
 
 namespace aoq::cpu {
 
-template <class T>
+template <class S>
 struct Embeddings {
-  Rows<T> image, text;                                                    // (B, D)
-  Candidates<T> hard_image, hard_text, hard_text_image, hard_image_text;  // (B·K, D)
+  Rows<S> image, text;                                                    // (B, D)
+  Candidates<S> hard_image, hard_text, hard_text_image, hard_image_text;  // (B·K, D)
 
   Embeddings(const Tensor& image, const Tensor& text, const std::optional<Tensor>& hard_image,
              const std::optional<Tensor>& hard_text, const std::optional<Tensor>& hard_text_image,
              const std::optional<Tensor>& hard_image_text, Objective objective, Similarity kind)
-      : image(load_rows<T>(image, kind)),
-        text(load_rows<T>(text, kind)),
-        hard_image(load_candidates<T>(hard_image, objective >= Objective::kOfflineTriplet, kind)),
-        hard_text(load_candidates<T>(hard_text, objective >= Objective::kOfflineTriplet, kind)),
-        hard_text_image(load_candidates<T>(hard_text_image, objective >= Objective::kOfflineQuintuplet, kind)),
-        hard_image_text(load_candidates<T>(hard_image_text, objective >= Objective::kOfflineQuintuplet, kind)) {}
+      : image(load_rows<S>(image, kind)),
+        text(load_rows<S>(text, kind)),
+        hard_image(load_candidates<S>(hard_image, objective >= Objective::kOfflineTriplet, kind)),
+        hard_text(load_candidates<S>(hard_text, objective >= Objective::kOfflineTriplet, kind)),
+        hard_text_image(load_candidates<S>(hard_text_image, objective >= Objective::kOfflineQuintuplet, kind)),
+        hard_image_text(load_candidates<S>(hard_image_text, objective >= Objective::kOfflineQuintuplet, kind)) {}
 };
 
 // The candidate of anchor i that scores highest; ties to the lowest. NaN is highest.
@@ -38,15 +38,16 @@ int64_t hardest_candidate(int64_t candidates, Score score) {
 }
 
 // p, a, b, c, d of every anchor, and which candidates they came from: choice is (2, B), text then image.
-template <class T>
-std::vector<AnchorScores<T>> score_anchors(const Embeddings<T>& in, Objective objective, Similarity similarity,
-                                           int64_t* choice) {
+template <class S>
+std::vector<AnchorScores<Compute<S>>> score_anchors(const Embeddings<S>& in, Objective objective, Similarity similarity,
+                                                    int64_t* choice) {
+  using T = Compute<S>;
   const int64_t count = in.image.count, width = in.image.width;
-  const auto score = [&](const T* x, const T* y) { return similarity_of(similarity, x, y, width); };
+  const auto score = [&](const S* x, const S* y) { return similarity_of(similarity, x, y, width); };
   std::vector<AnchorScores<T>> scores(count);
   torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const T *x = in.image.row(i), *y = in.text.row(i);
+      const S *x = in.image.row(i), *y = in.text.row(i);
       prefetch_row(in.image, i + 1);
       prefetch_row(in.text, i + 1);
       for (const auto* operand : {&in.hard_image, &in.hard_text, &in.hard_text_image, &in.hard_image_text}) {

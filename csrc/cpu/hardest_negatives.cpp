@@ -23,13 +23,15 @@ using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Outputs hardest_negatives(Tensor image, Tensor text, std::optional<Tensor> group_ids) {
   check_embeddings(image, text, {}, {}, {}, {}, Objective::kOnlineTriplet);
-  return dispatch_compute_type(image, [&](auto zero) {
-    using T = decltype(zero);
+  const bool keep_bfloat16 = multiplies_bfloat16(image.size(1), Similarity::kDot, Online::kHardest);
+  return dispatch_storage(image, keep_bfloat16, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
     const int64_t count = image.size(0);
-    const Rows<T> x = load_rows<T>(image, Similarity::kDot), y = load_rows<T>(text, Similarity::kDot);
+    const Rows<S> x = load_rows<S>(image, Similarity::kDot), y = load_rows<S>(text, Similarity::kDot);
     OnlineState<T> by_image(count), by_text(count);
     const Selection<T> selection{Online::kHardest, T(0), std::vector<T>(count), load_groups<T>(group_ids, count)};
-    find_online_negatives(EmbeddingScores<T>(x, y, Similarity::kDot), selection, by_image, by_text);
+    find_online_negatives(EmbeddingScores<S>(x, y, Similarity::kDot), selection, by_image, by_text);
     return Outputs{negative_indices(by_image), negative_scores(by_image), negative_indices(by_text),
                    negative_scores(by_text)};
   });

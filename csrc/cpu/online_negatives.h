@@ -1,14 +1,15 @@
 // Finds the online negatives of every anchor, in both directions, in one walk over the tiles of S.
 #pragma once
 
+#include <memory>
+
 #include "cpu/groups.h"
 #include "cpu/score_tiles.h"
 
 namespace aoq::cpu {
 
 template <class T>
-void fold_rows(const std::vector<RowPartial<T>>& partials, int64_t blocks, const ScoreTile<T>& tile,
-               OnlineState<T>& by_row) {
+void fold_rows(const std::vector<RowPartial<T>>& partials, int64_t blocks, const Tile& tile, OnlineState<T>& by_row) {
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first_row + r;
     for (int64_t b = 0; b < blocks; ++b) {
@@ -36,21 +37,30 @@ struct Selection {
   }
 };
 
+// Columns of a block: few enough that a small batch keeps several threads busy.
+inline int64_t block_columns(int64_t columns) {
+  constexpr int64_t kLeast = 64;
+  return columns >= 4 * kLeast ? std::min(kBlockColumns, columns / 4 / kLeast * kLeast) : kLeast;
+}
+
 // One walk over S. Column blocks run in parallel and are folded in order, whichever thread was first.
-template <class T, class Scores>
-void reduce_scores(const Scores& scores, const Selection<T>& selection, OnlineState<T>& by_row,
+template <class T, class AnyScores>
+void reduce_scores(AnyScores& scores, const Selection<T>& selection, OnlineState<T>& by_row,
                    OnlineState<T>& by_column) {
+  const int64_t width = block_columns(scores.columns());
   std::vector<RowPartial<T>> partials;
-  for_each_score_tile(scores, [&](const ScoreTile<T>& tile) {
-    const int64_t blocks = (tile.columns + kBlockColumns - 1) / kBlockColumns;
+  for_each_tile(scores, [&](const Tile& tile) {
+    const int64_t blocks = (tile.columns + width - 1) / width;
     partials.assign(tile.rows * blocks, RowPartial<T>{kNoKey<T>, -1, T(0), T(0)});
     torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+      const auto scratch = std::make_unique_for_overwrite<T[]>(tile.rows * width);
       for (int64_t b = begin; b < end; ++b) {
-        const int64_t column = b * kBlockColumns;
-        reduce_block(ScoreBlock<T>{.scores = tile.scores + column,
-                                   .stride = tile.stride,
+        const int64_t column = b * width, columns = std::min(width, tile.columns - column);
+        const Scores<T> block = scores.columns(tile, column, columns, {scratch.get(), width});
+        reduce_block(ScoreBlock<T>{.scores = block.data,
+                                   .stride = block.stride,
                                    .rows = tile.rows,
-                                   .columns = std::min(kBlockColumns, tile.columns - column),
+                                   .columns = columns,
                                    .first_row = tile.first_row,
                                    .first_column = tile.first_column + column,
                                    .first_anchor = scores.first().row,
@@ -82,8 +92,8 @@ void score_again(OnlineState<T>& state, PairScore pair_score) {
 
 // The online negatives of R images among C texts, and of these texts among these images. Indices are of anchors, and
 // column c is anchor c.
-template <class T, class Scores>
-void find_online_negatives(Scores scores, const Selection<T>& selection, OnlineState<T>& by_row,
+template <class T, class AnyScores>
+void find_online_negatives(AnyScores scores, const Selection<T>& selection, OnlineState<T>& by_row,
                            OnlineState<T>& by_column) {
   if (selection.compares_with_positive()) scores.resolve_ties_with(selection.positive.data());
   reduce_scores(scores, selection, by_row, by_column);

@@ -18,15 +18,16 @@ Outputs quintuplet_forward(Tensor image, Tensor text, std::optional<Tensor> hard
   const LossParams params = make_params(margin_online, margin_offline, alpha, beta, objective, online, similarity,
                                         reduction, detach_weight, clamp_weight);
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, params.objective);
-  return dispatch_compute_type(image, [&](auto zero) {
-    using T = decltype(zero);
-    const Embeddings<T> in(image, text, hard_image, hard_text, hard_text_image, hard_image_text, params.objective,
+  const bool keep_bfloat16 = multiplies_bfloat16(image.size(1), params.similarity, params.online);
+  return dispatch_storage(image, keep_bfloat16, [&](auto zero) {
+    using S = decltype(zero);
+    const Embeddings<S> in(image, text, hard_image, hard_text, hard_text_image, hard_image_text, params.objective,
                            params.similarity);
     const Tensor choice = empty_cpu({2, image.size(0)}, ScalarType::Long);
     const auto anchors =
         score_anchors(in, params.objective, params.similarity, static_cast<int64_t*>(choice.mutable_data_ptr()));
     const auto result =
-        losses_of_batch(EmbeddingScores<T>(in.image, in.text, params.similarity), anchors, group_ids, params);
+        losses_of_batch(EmbeddingScores<S>(in.image, in.text, params.similarity), anchors, group_ids, params);
     return Outputs{result.losses, result.text_index, result.image_index, choice, result.saved};
   });
 }

@@ -5,30 +5,20 @@
 
 #include "cpu/cache.h"
 #include "cpu/operands.h"
+#include "cpu/packed_product.h"
 #include "cpu/score_reduction.h"
 
 namespace aoq::cpu {
 
-struct TileShape {
-  int64_t rows, columns;
+// A rectangle of S.
+struct Tile {
+  int64_t first_row, rows, first_column, columns;
 };
 
-// A tile fills the second-level caches of two cores; wide rather than tall, so that row reductions stay long.
-inline TileShape tile_shape(int64_t rows, int64_t columns, int64_t element_size) {
-  constexpr int64_t kWidest = 2048;
-  const int64_t elements = 2 * second_level_cache_bytes() / element_size;
-  const int64_t width = std::min(columns, kWidest);
-  const int64_t height = std::clamp<int64_t>(elements / std::max<int64_t>(width, 1), kBlockColumns, 2 * kWidest);
-  return {std::min(rows, height), width};
-}
-
 template <class T>
-struct ScoreTile {
-  T* scores;  // (rows, columns)
+struct Scores {
+  T* data;
   int64_t stride;
-  int64_t first_row, rows, first_column, columns;
-
-  T* row(int64_t r) const { return scores + r * stride; }
 };
 
 // Row r of S belongs to anchor row + r, column c to anchor column + c; a pair is where the two are the same anchor.
@@ -36,28 +26,49 @@ struct AnchorOffsets {
   int64_t row = 0, column = 0;
 };
 
-// S of R images and C texts, computed tile by tile into one buffer. A visitor may overwrite the tile.
-template <class T>
+// Whether the processor multiplies rows of S in the packed order; torch's product serves the others.
+template <class S>
+bool has_packed_product() {
+  if constexpr (std::is_same_v<S, double>) return false;
+  return has_packed_product(std::is_same_v<S, Bfloat16> ? Word::kBfloat16Pair : Word::kFloat);
+}
+
+// Whether the product takes bfloat16 rows of this width as they are.
+inline bool multiplies_bfloat16(int64_t width, Similarity similarity, Online online) {
+  return similarity == Similarity::kDot && online != Online::kAll && width % 2 == 0 && has_packed_product<Bfloat16>();
+}
+
+// S of R images and C texts, computed tile by tile.
+template <class S>
 class EmbeddingScores {
  public:
-  EmbeddingScores(const Rows<T>& image, const Rows<T>& text, Similarity similarity, AnchorOffsets first = {})
+  using T = Compute<S>;
+
+  EmbeddingScores(const Rows<S>& image, const Rows<S>& text, Similarity similarity, AnchorOffsets first = {})
       : image_(image),
         text_(text),
         similarity_(similarity),
         first_(first),
-        shape_(tile_shape(image.count, text.count, sizeof(T))) {
-    buffer_ = empty_cpu({shape_.rows * shape_.columns}, kScalarType<T>);
-  }
+        packs_(similarity != Similarity::kOrder && has_packed_product<S>()) {}
 
   int64_t rows() const { return image_.count; }
   int64_t columns() const { return text_.count; }
   AnchorOffsets first() const { return first_; }
-  TileShape shape() const { return shape_; }
+
+  // A product by torch fills the second-level caches of two cores; wide rather than tall, so that row reductions stay
+  // long. A packed one leaves them to a block of scores and the texts it comes from.
+  Tile largest_tile() const {
+    constexpr int64_t kWidest = 2048, kPackedRows = 21 * kImagePanel;
+    const int64_t width = std::clamp<int64_t>(columns(), 1, kWidest);
+    const int64_t elements = 2 * second_level_cache_bytes() / int64_t(sizeof(T));
+    const int64_t height = packs_ ? kPackedRows : std::clamp<int64_t>(elements / width, kBlockColumns, 2 * kWidest);
+    return {0, std::min(rows(), height), 0, width};
+  }
 
   // The score as score_anchors computes it; a tile may differ by the rounding of another summation order.
   T pair(int64_t i, int64_t j) const { return similarity_of(similarity_, image_.row(i), text_.row(j), image_.width); }
 
-  // From here on, tile entries that could equal a positive p_i or p_j but for rounding are computed as it was, so that
+  // From here on, scores that could equal a positive p_i or p_j but for rounding are computed as it was, so that
   // comparing them with it is exact: a duplicate of the positive ties with it.
   void resolve_ties_with(const T* positive) {       // of every anchor
     if (similarity_ == Similarity::kOrder) return;  // computed the same way already
@@ -68,29 +79,57 @@ class EmbeddingScores {
     column_band_ = bands(text_, longest(image_), rounding);
   }
 
-  ScoreTile<T> tile(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
-    T* scores = static_cast<T*>(buffer_.mutable_data_ptr());
-    const ScoreTile<T> tile{scores, columns, row, rows, column, columns};
-    if (similarity_ == Similarity::kOrder) {
-      order_scores(tile);
-    } else {
+  // Before the columns of a tile are asked for. Tiles come one column of them after another.
+  void begin(const Tile& tile) {
+    if (packs_) {
+      if (tile.first_column != packed_column_) texts_.pack(words_of(text_, tile.first_column), tile.columns, words());
+      packed_column_ = tile.first_column;
+      images_.pack(words_of(image_, tile.first_row), tile.rows, words());
+    } else if (similarity_ != Similarity::kOrder) {
+      if (!product_.defined()) {
+        const Tile largest = largest_tile();
+        product_ = empty_cpu({largest.rows * largest.columns}, kScalarType<T>);
+      }
       Tensor images = image_.tensor, texts = text_.tensor;
-      texts = torch::stable::narrow(texts, 0, column, columns);
-      mm_out(cpu_view(scores, rows, columns, kScalarType<T>), torch::stable::narrow(images, 0, row, rows),
-             torch::stable::transpose(texts, 0, 1));
+      texts = torch::stable::narrow(texts, 0, tile.first_column, tile.columns);
+      mm_out(cpu_view(product_.mutable_data_ptr(), tile.rows, tile.columns, kScalarType<T>),
+             torch::stable::narrow(images, 0, tile.first_row, tile.rows), torch::stable::transpose(texts, 0, 1));
     }
-    if (positive_) resolve_ties(tile);
-    return tile;
+  }
+
+  // `count` columns of the tile from its column `first`, a multiple of kBlockColumns, in `out` or elsewhere. Any
+  // thread.
+  Scores<T> columns(const Tile& tile, int64_t first, int64_t count, Scores<T> out) const {
+    if (packs_) {
+      constexpr Word kWord = std::is_same_v<S, Bfloat16> ? Word::kBfloat16Pair : Word::kFloat;
+      packed_product(kWord, images_, texts_, tile.rows, first, count, words(), reinterpret_cast<float*>(out.data),
+                     out.stride);
+    } else if (similarity_ == Similarity::kOrder) {
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        for (int64_t c = 0; c < count; ++c) {
+          out.data[r * out.stride + c] = pair(tile.first_row + r, tile.first_column + first + c);
+        }
+      }
+    } else {
+      out = {static_cast<T*>(product_.mutable_data_ptr()) + first, tile.columns};
+    }
+    if (positive_) resolve_ties(tile.first_row, tile.rows, tile.first_column + first, count, out);
+    return out;
   }
 
  private:
-  static T longest(const Rows<T>& rows) {
+  int64_t words() const { return image_.width * int64_t(sizeof(S)) / int64_t(sizeof(uint32_t)); }
+  const uint32_t* words_of(const Rows<S>& rows, int64_t i) const {
+    return reinterpret_cast<const uint32_t*>(rows.row(i));
+  }
+
+  static T longest(const Rows<S>& rows) {
     T most = T(0);
     for (int64_t i = 0; i < rows.count; ++i) most = std::max(most, dot(rows.row(i), rows.row(i), rows.width));
     return std::sqrt(most);
   }
 
-  static std::vector<T> bands(const Rows<T>& rows, T other_length, T rounding) {
+  static std::vector<T> bands(const Rows<S>& rows, T other_length, T rounding) {
     std::vector<T> band(rows.count);
     for (int64_t i = 0; i < rows.count; ++i) {
       band[i] = rounding * other_length * std::sqrt(dot(rows.row(i), rows.row(i), rows.width));
@@ -98,47 +137,36 @@ class EmbeddingScores {
     return band;
   }
 
-  void resolve_ties(const ScoreTile<T>& tile) const {
-    torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t i = tile.first_row + r;
-        T* scores = tile.row(r);
-        const T own = positive_[first_.row + i];
-        const T *positive = positive_ + first_.column + tile.first_column,
-                *column_band = column_band_.data() + tile.first_column;
-        const auto is_near = [&](int64_t c) {
-          return (std::abs(scores[c] - own) <= row_band_[i]) | (std::abs(scores[c] - positive[c]) <= column_band[c]);
-        };
-        int near = 0;
-        for (int64_t c = 0; c < tile.columns; ++c) near |= is_near(c);
-        for (int64_t c = 0; near && c < tile.columns; ++c) {
-          if (is_near(c)) scores[c] = pair(i, tile.first_column + c);
-        }
+  void resolve_ties(int64_t first_row, int64_t rows, int64_t first_column, int64_t columns, Scores<T> out) const {
+    const T *positive = positive_ + first_.column + first_column, *column_band = column_band_.data() + first_column;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t i = first_row + r;
+      const T own = positive_[first_.row + i];
+      T* scores = out.data + r * out.stride;
+      const auto is_near = [&](int64_t c) {
+        return (std::abs(scores[c] - own) <= row_band_[i]) | (std::abs(scores[c] - positive[c]) <= column_band[c]);
+      };
+      int near = 0;
+      for (int64_t c = 0; c < columns; ++c) near |= is_near(c);
+      for (int64_t c = 0; near && c < columns; ++c) {
+        if (is_near(c)) scores[c] = pair(i, first_column + c);
       }
-    });
+    }
   }
 
-  void order_scores(const ScoreTile<T>& tile) const {
-    torch::stable::parallel_for(0, tile.rows, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T* x = image_.row(tile.first_row + r);
-        for (int64_t c = 0; c < tile.columns; ++c) {
-          tile.row(r)[c] = -order_distance(x, text_.row(tile.first_column + c), image_.width);
-        }
-      }
-    });
-  }
-
-  const Rows<T>&image_, &text_;
+  const Rows<S>&image_, &text_;
   Similarity similarity_;
   AnchorOffsets first_;
-  TileShape shape_;
-  Tensor buffer_;
+  bool packs_;
+  PackedImages images_;
+  PackedTexts texts_;  // of the tiles that begin at packed_column_
+  int64_t packed_column_ = -1;
+  Tensor product_;  // of a tile, where torch computes it
   const T* positive_ = nullptr;
   std::vector<T> row_band_, column_band_;
 };
 
-// S as the caller computed it, (R, C) contiguous; tiles are views of it, not to be written.
+// S as the caller computed it, (R, C) contiguous, not to be written.
 template <class T>
 struct GivenScores {
   Tensor scores;
@@ -147,23 +175,29 @@ struct GivenScores {
   int64_t rows() const { return scores.size(0); }
   int64_t columns() const { return scores.size(1); }
   AnchorOffsets first() const { return offsets; }
-  TileShape shape() const { return tile_shape(rows(), columns(), sizeof(T)); }
+  Tile largest_tile() const {
+    constexpr int64_t kTallest = 1024;  // what a tile needs besides S grows with its rows
+    return {0, std::min(rows(), kTallest), 0, columns()};
+  }
   T* row(int64_t i) const { return static_cast<T*>(scores.data_ptr()) + i * columns(); }
   T pair(int64_t i, int64_t j) const { return row(i)[j]; }
   void resolve_ties_with(const T*) const {}  // the positives are entries of S itself
-  ScoreTile<T> tile(int64_t row_index, int64_t rows, int64_t column, int64_t columns) const {
-    return {row(row_index) + column, this->columns(), row_index, rows, column, columns};
+  void begin(const Tile&) const {}
+  Scores<T> columns(const Tile& tile, int64_t first, int64_t, Scores<T>) const {
+    return {row(tile.first_row) + tile.first_column + first, columns()};
   }
 };
 
-// Calls visit(tile) for every tile, row by row of tiles, columns in order.
-template <class Scores, class Visit>
-void for_each_score_tile(const Scores& scores, Visit&& visit) {
-  const int64_t rows = scores.rows(), columns = scores.columns();
-  const TileShape shape = scores.shape();
-  for (int64_t row = 0; row < rows; row += shape.rows) {
-    for (int64_t column = 0; column < columns; column += shape.columns) {
-      visit(scores.tile(row, std::min(shape.rows, rows - row), column, std::min(shape.columns, columns - column)));
+// Calls visit(tile) for every tile, one column of tiles after another, rows in order.
+template <class AnyScores, class Visit>
+void for_each_tile(AnyScores& scores, Visit&& visit) {
+  const Tile largest = scores.largest_tile();
+  for (int64_t column = 0; column < scores.columns(); column += largest.columns) {
+    for (int64_t row = 0; row < scores.rows(); row += largest.rows) {
+      const Tile tile{row, std::min(largest.rows, scores.rows() - row), column,
+                      std::min(largest.columns, scores.columns() - column)};
+      scores.begin(tile);
+      visit(tile);
     }
   }
 }

@@ -16,9 +16,10 @@ std::tuple<Tensor, Tensor> anchor_scores(Tensor image, Tensor text, std::optiona
   const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
   const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
-  return dispatch_compute_type(image, [&](auto zero) {
-    using T = decltype(zero);
-    const Embeddings<T> in(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung, kind);
+  return dispatch_storage(image, kind == Similarity::kDot, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    const Embeddings<S> in(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung, kind);
     const int64_t count = image.size(0);
     const Tensor choice = empty_cpu({2, count}, ScalarType::Long),
                  out = empty_cpu({kAnchorScores, count}, kScalarType<T>);
@@ -76,8 +77,8 @@ Selection<T> load_selection(const Tensor& positive, const std::optional<Tensor>&
 
 using Negatives = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-template <class T, class Scores>
-Negatives negatives_of(const Scores& scores, const Selection<T>& selection) {
+template <class T, class AnyScores>
+Negatives negatives_of(const AnyScores& scores, const Selection<T>& selection) {
   check_first(scores.first().row, scores.rows(), scores.columns());
   OnlineState<T> by_row(scores.rows()), by_column(scores.columns());
   find_online_negatives(scores, selection, by_row, by_column);
@@ -90,11 +91,12 @@ Negatives online_negatives(Tensor image, Tensor all_text, Tensor all_positive, s
   check_floating(image, "image");
   STD_TORCH_CHECK(image.dim() == 2 && all_text.dim() == 2, "image and all_text must have shape (rows, D)");
   check_gathered(all_text, image, all_text.size(0), "all_text");
-  return dispatch_compute_type(image, [&](auto zero) {
-    using T = decltype(zero);
-    const Rows<T> x = load_rows<T>(image, kind), y = load_rows<T>(all_text, kind);
-    return negatives_of(EmbeddingScores<T>(x, y, kind, {.row = first}),
-                        load_selection<T>(all_positive, all_group_ids, y.count, margin_online, online));
+  const Online which = check_enum(online, Online::kAll, "online");
+  return dispatch_storage(image, multiplies_bfloat16(image.size(1), kind, which), [&](auto zero) {
+    using S = decltype(zero);
+    const Rows<S> x = load_rows<S>(image, kind), y = load_rows<S>(all_text, kind);
+    return negatives_of(EmbeddingScores<S>(x, y, kind, {.row = first}),
+                        load_selection<Compute<S>>(all_positive, all_group_ids, y.count, margin_online, online));
   });
 }
 
