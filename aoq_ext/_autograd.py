@@ -47,7 +47,7 @@ def _setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) ->
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[:6]
     if grad_loss is None or not any(wanted):
-        return (None,) * 17
+        return (None,) * 18
     grads = call_operator(
         torch.ops.aoq.quintuplet_backward.default,
         grad_loss,
@@ -56,7 +56,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Te
         *ctx.codes,
         _needs(wanted),
     )
-    return (*_keep(wanted, grads), *(None,) * 11)
+    return (*_keep(wanted, grads), *(None,) * 12)
 
 
 def _score_setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:

@@ -50,6 +50,7 @@ def _(
     reduction: int,
     detach_weight: bool,
     clamp_weight: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     loss, text_index, image_index, saved = _forward_outputs(image, reduction)
     return loss, text_index, image_index, image.new_empty((2, image.shape[0]), dtype=torch.int64), saved
@@ -132,6 +133,7 @@ def _(
     hard_image_text: Tensor | None,
     objective: int,
     similarity: int,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     count = image.shape[0]
     return image.new_empty((5, count), dtype=_compute_dtype(image)), image.new_empty((2, count), dtype=torch.int64)
@@ -158,6 +160,7 @@ def _(
     margin_online: float,
     online: int,
     similarity: int,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _online_negatives(image, image.shape[0], all_text.shape[0])
 
@@ -194,7 +197,12 @@ def _(
 
 
 @torch.library.register_fake("aoq::hardest_negatives")
-def _(image: Tensor, text: Tensor, group_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    image: Tensor,  # (B, D)
+    text: Tensor,
+    group_ids: Tensor | None,
+    allow_tf32: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     score = image.new_empty(image.shape[:1], dtype=_compute_dtype(image))
     index = torch.empty_like(score, dtype=torch.int64)
     return index, score, torch.empty_like(index), torch.empty_like(score)

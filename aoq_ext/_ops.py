@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from functools import partial
+import re
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._autograd import QuintupletLoss, QuintupletScoreLoss, call_operator
+from ._library import BUILD_FACTS
 from ._options import LossOptions, Objective
 
 
 def has_kernel(tensor: Tensor) -> bool:
     """Whether the compiled library has kernels for the device of this tensor."""
-    return tensor.device.type in ("cpu", "meta")
+    return tensor.device.type in ("cpu", "meta") or (tensor.is_cuda and _has_cuda_kernel(tensor.device.index))
+
+
+def allows_tf32(tensor: Tensor) -> bool:
+    """Whether the user allowed torch to round float32 products on this device to TF32."""
+    return tensor.is_cuda and _cuda_allows_tf32()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@cache
+def _has_cuda_kernel(device: int) -> bool:
+    compiled = [int(number) for number in re.findall(r"\d+", BUILD_FACTS["cuda_architectures"])]
+    major, minor = torch.cuda.get_device_capability(device)
+    return bool(compiled) and 10 * major + minor >= min(compiled)  # later devices translate the kernels themselves
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cuda_allows_tf32() -> bool:
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
 def quintuplet_loss(
@@ -37,7 +57,7 @@ def quintuplet_loss(
         image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids,
         options.margin_online, options.margin_offline, options.alpha, options.beta,
         int(options.objective), int(options.online), int(options.similarity), int(options.reduction),
-        options.detach_weight, options.clamp_weight,
+        options.detach_weight, options.clamp_weight, allows_tf32(image),
     )[0]  # fmt: skip
     return loss
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _fakes  # noqa: F401  (loads the operators)
 from ._collectives import Batch, gather_rows, is_distributed, join, merge_hardest, sum_over_ranks
+from ._ops import allows_tf32
 from ._options import LossOptions, Online, Reduction
 from ._validation import FLOAT_DTYPES, check_embeddings, check_scores
 
@@ -130,12 +130,13 @@ class _GatheredLoss(torch.autograd.Function):
         image, text = operands[:2]
         assert image is not None and text is not None
         codes = int(options.objective), int(options.similarity)
-        scores, choice = torch.ops.aoq.anchor_scores(*operands, *codes)  # (5, B), (2, B)
+        tf32 = allows_tf32(image)
+        scores, choice = torch.ops.aoq.anchor_scores(*operands, *codes, tf32)  # (5, B), (2, B)
         all_text = gather_rows(text, batch)
         all_groups = None if group_ids is None else gather_rows(group_ids.long(), batch)
         negatives = torch.ops.aoq.online_negatives(
             image, all_text, _all_positive(scores, options, batch), all_groups, batch.first,
-            options.margin_online, int(options.online), int(options.similarity),
+            options.margin_online, int(options.online), int(options.similarity), tf32,
         )  # fmt: skip
         losses, *saved = _finish(scores, negatives, options, batch)
         ctx.save_for_backward(*operands, all_text, all_groups, choice, *saved)

@@ -53,7 +53,7 @@ def hardest_negatives(
     check_embeddings(image, text, {}, group_ids, LossOptions(objective=Objective.ONLINE_TRIPLET))
     image, text = image.detach(), text.detach()
     if _ops.has_kernel(image):
-        return OnlineNegatives(*torch.ops.aoq.hardest_negatives(image, text, group_ids))
+        return OnlineNegatives(*torch.ops.aoq.hardest_negatives(image, text, group_ids, _ops.allows_tf32(image)))
     return _plain(image, text, group_ids)
 
 

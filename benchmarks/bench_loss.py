@@ -1,4 +1,4 @@
-"""Forward and backward of the loss against its peers, float32 on the CPU; run by benchmarks/run.py."""
+"""Forward and backward of the loss against its peers, on the CPU; run by benchmarks/run.py."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from forms import LOSSES, bare_product, settle_allocator, training_step, unit_rows
+from forms import FLOORS, LOSSES, settle_allocator, training_step, unit_rows
 
 WIDTH = 1024
 ROUNDS = {128: 200, 1024: 20, 4096: 5}
 
 
 @pytest.mark.parametrize("count", ROUNDS)
-@pytest.mark.parametrize("form", ["bare product", *LOSSES])
-def test_loss(benchmark: Any, form: str, count: int) -> None:
+@pytest.mark.parametrize("form", [*FLOORS, *LOSSES])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loss(benchmark: Any, dtype: str, form: str, count: int) -> None:
     settle_allocator()
-    operands = unit_rows(count, WIDTH, torch.float32, "cpu")
-    run = bare_product(operands) if form == "bare product" else training_step(LOSSES[form], operands)
-    benchmark.group = f"{count} × {WIDTH}"
-    benchmark.extra_info.update(form=form, count=count, width=WIDTH, dtype="float32")
-    benchmark.pedantic(run, rounds=ROUNDS[count], warmup_rounds=max(2, ROUNDS[count] // 10))
+    operands = unit_rows(count, WIDTH, getattr(torch, dtype), "cpu")
+    run = FLOORS[form](operands) if form in FLOORS else training_step(LOSSES[form], operands)
+    benchmark.group = f"{count} × {WIDTH} {dtype}"
+    benchmark.extra_info.update(form=form, count=count, width=WIDTH, dtype=dtype)
+    benchmark.pedantic(run, rounds=ROUNDS[count], warmup_rounds=max(3, ROUNDS[count] // 10))
 
 
 def test_the_forms_agree() -> None:

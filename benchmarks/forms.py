@@ -40,6 +40,7 @@ def mm_argmax_gather(
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "aoq_ext": functional.adaptive_quintuplet_loss,
     "eager reference": reference.adaptive_quintuplet_loss,
+    "torch.compile of it": torch.compile(reference.adaptive_quintuplet_loss, dynamic=False),
     "mm + argmax + gather": mm_argmax_gather,
 }
 
@@ -63,13 +64,31 @@ def training_step(loss: Callable[..., Tensor], operands: list[Tensor]) -> Callab
 
 
 def bare_product(operands: list[Tensor]) -> Callable[[], None]:
-    """x · yᵀ alone, the arithmetic no form can do without: the floor."""
+    """x · yᵀ alone, the arithmetic no form can do without, as torch computes it."""
     x, y = operands[0].detach(), operands[1].detach()
 
     def product() -> None:
         torch.mm(x, y.T)
 
     return product
+
+
+def product_and_copies(operands: list[Tensor]) -> Callable[[], None]:
+    """The bare product, and the traffic no form can do without: six operands read, six gradients written."""
+    product, values = bare_product(operands), [operand.detach() for operand in operands]
+
+    def floor() -> None:
+        product()
+        for value in values:
+            value.clone()
+
+    return floor
+
+
+FLOORS: dict[str, Callable[[list[Tensor]], Callable[[], None]]] = {
+    "bare product": bare_product,
+    "bare product and copies": product_and_copies,
+}
 
 
 def settle_allocator() -> None:

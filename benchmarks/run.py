@@ -96,18 +96,27 @@ def table(report: dict[str, Any]) -> str:
         f"# Loss on the CPU, {facts['date']}",
         "",
         ", ".join(f"{key} {value}" for key, value in facts.items() if key != "date") + ".",
-        "Forward + backward, float32, random unit rows; median (minimum) in milliseconds. For all forms alike, "
+        "Forward + backward, random unit rows; median (minimum) in milliseconds. For all forms alike, "
         "the allocator is first brought into the state of a training process (`settle_allocator` in `forms.py`).",
         "",
-        "| B × D | form | time | aoq_ext is faster by |",
+        "| dtype, B × D | form | time | aoq_ext is faster by |",
         "|---|---|---|---|",
     ]
-    ours = {row["count"]: row["median"] for row in report["times"] if row["form"] == "aoq_ext"}
-    for row in sorted(report["times"], key=lambda row: (row["count"], row["median"])):
-        ratio = "" if row["form"] == "aoq_ext" else f"{row['median'] / ours[row['count']]:.2f}×"
-        size = f"{row['count']} × {row['width']}"
+
+    def setting(row: dict[str, Any]) -> tuple[str, int]:
+        return row["dtype"], row["count"]
+
+    ours = {setting(row): row["median"] for row in report["times"] if row["form"] == "aoq_ext"}
+    for row in sorted(report["times"], key=lambda row: (row["dtype"] != "float32", row["count"], row["median"])):
+        ratio = "" if row["form"] == "aoq_ext" else f"{row['median'] / ours[setting(row)]:.2f}×"
+        size = f"{row['dtype']}, {row['count']} × {row['width']}"
         lines.append(f"| {size} | {row['form']} | {row['median']:.3g} ({row['min']:.3g}) | {ratio} |")
-    lines += ["", "Peak memory beyond inputs and gradients, MiB, D = 1024:", "", "| form | B = 1024 | 4096 | 8192 |"]
+    lines += [
+        "",
+        "Peak memory beyond inputs and gradients, MiB, float32, D = 1024:",
+        "",
+        "| form | B = 1024 | 4096 | 8192 |",
+    ]
     lines += ["|---|---|---|---|"]
     for form, sizes in report["memory_mib"].items():
         lines.append(f"| {form} | " + " | ".join(f"{value:.0f}" for value in sizes.values()) + " |")

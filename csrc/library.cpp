@@ -1,12 +1,14 @@
 // Every operator schema. Each implementation is registered beside its code; aoq_ext/_fakes.py says what
-// shapes they return, aoq_ext/_autograd.py how they are differentiated.
+// shapes they return, aoq_ext/_autograd.py how they are differentiated. `allow_tf32` is torch's setting, which C++
+// cannot read; the CPU has no TF32.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(aoq, m) {
   m.def(
       "quintuplet_forward(Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, Tensor? hard_text_image, "
       "Tensor? hard_image_text, Tensor? group_ids, float margin_online, float margin_offline, float alpha, float beta, "
-      "int objective, int online, int similarity, int reduction, bool detach_weight, bool clamp_weight) -> "
+      "int objective, int online, int similarity, int reduction, bool detach_weight, bool clamp_weight, "
+      "bool allow_tf32=False) -> "
       "(Tensor loss, Tensor text_index, Tensor image_index, Tensor choice, Tensor saved)");
   m.def(
       "quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, "
@@ -27,10 +29,11 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "Tensor partner_pair_scores)");
   m.def(
       "anchor_scores(Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, Tensor? hard_text_image, "
-      "Tensor? hard_image_text, int objective, int similarity) -> (Tensor scores, Tensor choice)");
+      "Tensor? hard_image_text, int objective, int similarity, bool allow_tf32=False) -> "
+      "(Tensor scores, Tensor choice)");
   m.def(
       "online_negatives(Tensor image, Tensor all_text, Tensor all_positive, Tensor? all_group_ids, int first, "
-      "float margin_online, int online, int similarity) -> "
+      "float margin_online, int online, int similarity, bool allow_tf32=False) -> "
       "(Tensor row_keys, Tensor row_hinges, Tensor column_keys, Tensor column_hinges)");
   m.def(
       "online_negatives_of_scores(Tensor scores, Tensor all_positive, Tensor? all_group_ids, int first, "
@@ -41,7 +44,7 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "float margin_online, float margin_offline, float alpha, float beta, int objective, int online, "
       "bool detach_weight, bool clamp_weight) -> (Tensor losses, Tensor text_index, Tensor image_index, Tensor saved)");
   m.def(
-      "hardest_negatives(Tensor image, Tensor text, Tensor? group_ids) -> "
+      "hardest_negatives(Tensor image, Tensor text, Tensor? group_ids, bool allow_tf32=False) -> "
       "(Tensor text_index, Tensor text_score, Tensor image_index, Tensor image_score)");
   m.def(
       "mine_top_k(Tensor anchors, Tensor candidates, int k, Tensor? anchor_ids, Tensor? candidate_ids, "

@@ -16,37 +16,36 @@ from collections import Counter
 from typing import Any
 
 import torch
-from losses import HALVES, OBJECTIVES, ONLINE, REDUCTIONS, SIMILARITIES, error, run
+from losses import DTYPES, EMBEDDINGS, OBJECTIVES, ONLINE, REDUCTIONS, SIMILARITIES, run
+from numerics import check_forward, check_gradients, error
 from torch import Tensor
-
-from aoq_ext import functional, reference
 
 # Around the width of a vector, of a block of columns, and of nothing.
 COUNTS = (0, 1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 100, 255, 256, 257)
 WIDTHS = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 64, 100)
-DTYPES = (torch.float64, torch.float64, torch.float32, *HALVES)
 SPECIALS = (0.0, -0.0, math.nan, math.inf, -math.inf, 1e30, -1e-30)
 
 
-def make_case(seed: int, device: str) -> tuple[list[Tensor], Tensor | None, dict[str, Any], bool]:
-    """Operands, group ids, options, and whether special values were planted."""
+def make_case(seed: int, device: torch.device) -> tuple[list[Tensor], Tensor | None, dict[str, Any], str]:
+    """Operands, group ids, options, and the kind of the values: random, grid or special."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     count, width = rng.choice(COUNTS), rng.choice(WIDTHS)
-    dtype = rng.choice(DTYPES)
+    dtype = rng.choice((torch.float64, *DTYPES))
     candidates = rng.choice((0, 0, 0, 1, 2, 5))
     shape = (count, candidates, width) if candidates else (count, width)
     rows = [torch.randn(s, dtype=torch.float64, generator=generator) for s in [(count, width)] * 2 + [shape] * 4]
     rows[1] = rows[1] + rng.choice((0, 1, 3)) * rows[0]
     rows = [torch.nn.functional.normalize(row, dim=-1) for row in rows]
-    similarity = rng.choice(SIMILARITIES)
+    similarity, kind = rng.choice(SIMILARITIES), "random"
     # Ties: rows that repeat, on a grid where sums are exact. Not for cosine, whose lengths round: there, equal scores
     # come out one rounding apart, and either is right.
     if count > 2 and similarity != "cosine" and rng.random() < 0.5:
         rows[rng.randrange(2)][rng.randrange(count)] = rows[0][rng.randrange(count)]
         rows = [torch.round(row * 4) / 4 for row in rows]
-    planted = bool(count) and rng.random() < 0.15
-    if planted:
+        kind = "grid"
+    if count and rng.random() < 0.15:
+        kind = "special"
         for _ in range(rng.randint(1, 3)):
             flat = rows[rng.randrange(6)].view(-1)
             flat[rng.randrange(flat.numel())] = rng.choice(SPECIALS)
@@ -67,7 +66,7 @@ def make_case(seed: int, device: str) -> tuple[list[Tensor], Tensor | None, dict
         "alpha": rng.choice((0.3, 0.05, 2.0)),
         "beta": rng.choice((1.5, 0.5, 0.0)),
     }
-    return rows, groups, options, planted
+    return rows, groups, options, kind
 
 
 def rearrange(rows: Tensor, rng: random.Random) -> Tensor:
@@ -82,13 +81,20 @@ def rearrange(rows: Tensor, rng: random.Random) -> Tensor:
     return rows
 
 
-def check_case(seed: int, device: str) -> str:
+def check_case(seed: int, device: torch.device) -> str:
     """'' or what is wrong."""
-    operands, groups, options, planted = make_case(seed, device)
-    ours = run(functional.adaptive_quintuplet_loss, operands, groups, **options)
-    theirs = run(reference.adaptive_quintuplet_loss, operands, groups, **options)
+    operands, groups, options, kind = make_case(seed, device)
+    if kind == "grid" and options["similarity"] == "dot":  # exact in every dtype, see numerics.py
+        try:
+            check_forward(EMBEDDINGS, operands, groups, exact=True, **options)
+            check_gradients(EMBEDDINGS, operands, groups, **options)
+        except AssertionError as wrong:
+            return str(wrong)
+        return ""
+    ours = run(EMBEDDINGS.fused, operands, groups, **options)
+    theirs = run(EMBEDDINGS.reference, operands, groups, **options)
     names = ("loss", "image", "text", "hard_image", "hard_text", "hard_text_image", "hard_image_text")
-    if planted:  # gradients of infinities are not defined; the loss is
+    if kind == "special":  # gradients of infinities are not defined; the loss is
         same = torch.allclose(ours[0].double(), theirs[0].double(), rtol=1e-2, atol=1e-2, equal_nan=True)
         return "" if same else "loss with special values differs"
     if operands[0].dtype == torch.float64:
@@ -96,9 +102,11 @@ def check_case(seed: int, device: str) -> str:
             if not torch.allclose(result, truth, rtol=1e-9, atol=1e-9):
                 return f"{name}: off by {(result - truth).abs().max():.3g}"
         return ""
-    # A score that rounds to the other side of a hinge or of a tie changes a gradient by a whole row, in either form, so
-    # low precision is judged by the loss; the precision tests judge the gradients on data without ties.
-    truth = run(reference.adaptive_quintuplet_loss, [row.double() for row in operands], groups, **options)[0]
+    # A score that rounds to the other side of a hinge changes a gradient by a whole row, in either form, so here low
+    # precision is judged by the loss.
+    with torch.no_grad():
+        wide_groups = None if groups is None else groups.cpu()
+        truth = EMBEDDINGS.reference(*(row.cpu().double() for row in operands), wide_groups, **options)
     magnitude = max(truth.abs().max().item() if truth.numel() else 1.0, 1e-3)
     terms = operands[0].shape[0] if options["online"] == "all" else 1
     allowed = 2 * error(theirs[0], truth) + 4e-6 + 1e-6 * terms / magnitude
@@ -111,7 +119,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0, help="the first case")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=torch.device, default="cpu")
     given = parser.parse_args()
     start, tally, failures = time.monotonic(), Counter[str](), 0
     for seed in range(given.seed, given.seed + given.cases):

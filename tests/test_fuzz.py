@@ -3,6 +3,6 @@
 import fuzz
 
 
-def test_random_cases():
-    wrong = {seed: message for seed in range(100_000, 100_300) if (message := fuzz.check_case(seed, "cpu"))}
+def test_random_cases(device):
+    wrong = {seed: message for seed in range(100_000, 100_300) if (message := fuzz.check_case(seed, device))}
     assert not wrong

@@ -1,46 +1,60 @@
-"""hardest_negatives against a plain search."""
+"""hardest_negatives on every case of the numerics policy, and its edges."""
 
 import math
 
 import pytest
 import torch
-from losses import HALVES, make_operands
+from losses import EMBEDDINGS, HALVES, make_operands, on_the_cpu
+from numerics import CASES, error, judge_chosen
 
 import aoq_ext
 from aoq_ext import selection
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 40, 257, 2100])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_equals_a_plain_search(count, grouped):
-    image, text = make_operands(count, 12)[:2]
-    groups = torch.arange(count) // 3 if grouped else None
-    found = aoq_ext.hardest_negatives(image, text, groups)
-    expected = selection._plain(image, text, groups)
-    assert torch.equal(found.text_index, expected.text_index)
-    assert torch.equal(found.image_index, expected.image_index)
-    torch.testing.assert_close(found.text_score, expected.text_score)
-    torch.testing.assert_close(found.image_score, expected.image_score)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_equals_a_plain_search(case, device):
+    for dtype in case.dtypes:
+        (image, text, *_), groups = case.inputs(EMBEDDINGS, dtype, device)
+        found = aoq_ext.hardest_negatives(image, text, groups)
+        if not len(image):
+            continue
+        wide, wide_groups = on_the_cpu((image, text), groups)
+        scores = wide[0] @ wide[1].T
+        chosen = (found.text_index, found.image_index)
+        judge_chosen(chosen, scores, wide_groups, case.exact or dtype == torch.float64, {})
+        for index, score, direction in zip(chosen, (found.text_score, found.image_score), (scores, scores.T)):
+            exists = index.cpu() >= 0
+            assert torch.equal(score.cpu() == -math.inf, ~exists)
+            exact = direction[torch.arange(len(index)), index.cpu()]
+            assert torch.equal(score.isnan().cpu(), exact.isnan() & exists)
+            assert error(score, exact.where(exists, math.inf)) <= (1e-12 if dtype == torch.float64 else 1e-6)
 
 
-def test_no_negative_is_minus_one_and_minus_infinity():
-    image, text = make_operands(3, 4)[:2]
-    found = aoq_ext.hardest_negatives(image, text, torch.zeros(3, dtype=torch.int64))
-    assert found.text_index.tolist() == found.image_index.tolist() == [-1] * 3
-    assert found.text_score.tolist() == found.image_score.tolist() == [-math.inf] * 3
+def test_the_fallback_finds_the_same(device):
+    """What runs on a device without a kernel."""
+    image, text = make_operands(257, 12, device=device)[:2]
+    for groups in (None, torch.arange(257, device=device) // 3):
+        found = aoq_ext.hardest_negatives(image, text, groups)
+        for value, expected in zip(found, selection._plain(image, text, groups)):
+            torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_no_negative_is_minus_one_and_minus_infinity(count, device):
+    image, text = make_operands(count, 4, device=device)[:2]
+    found = aoq_ext.hardest_negatives(image, text, torch.zeros(count, dtype=torch.int64, device=device))
+    assert found.text_index.tolist() == found.image_index.tolist() == [-1] * count
+    assert found.text_score.tolist() == found.image_score.tolist() == [-math.inf] * count
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-def test_scores_are_not_rounded_to_the_input_dtype(dtype):
-    image, text = make_operands(50, 64, dtype=dtype)[:2]
-    found = aoq_ext.hardest_negatives(image, text)
-    assert found.text_score.dtype == torch.float32
-    exact = (image.double() * text[found.text_index].double()).sum(1)
-    torch.testing.assert_close(found.text_score.double(), exact, rtol=1e-5, atol=1e-6)
+def test_scores_have_the_dtype_they_were_computed_in(dtype, device):
+    found = aoq_ext.hardest_negatives(*make_operands(5, 4, dtype=dtype, device=device)[:2])
+    assert found.text_score.dtype == found.image_score.dtype == torch.float32
 
 
-def test_ties_and_nan():
-    image, text = torch.ones(5, 2), torch.ones(5, 2)
+def test_ties_and_nan(device):
+    image, text = torch.ones(5, 2, device=device), torch.ones(5, 2, device=device)
     assert aoq_ext.hardest_negatives(image, text).text_index.tolist() == [1, 0, 0, 0, 0]
     text[3, 0] = math.nan
     found = aoq_ext.hardest_negatives(image, text)
@@ -48,14 +62,15 @@ def test_ties_and_nan():
     assert math.isnan(found.text_score[0])
 
 
-def test_opcheck_and_no_gradient():
-    image, text = (operand.requires_grad_() for operand in make_operands(6, 4)[:2])
-    torch.library.opcheck(torch.ops.aoq.hardest_negatives, (image.detach(), text.detach(), torch.arange(6) // 2))
+def test_opcheck_and_no_gradient(device):
+    image, text = (operand.requires_grad_() for operand in make_operands(6, 4, device=device)[:2])
+    groups = torch.arange(6, device=device) // 2
+    torch.library.opcheck(torch.ops.aoq.hardest_negatives, (image.detach(), text.detach(), groups))
     assert not aoq_ext.hardest_negatives(image, text).text_score.requires_grad
 
 
-def test_inside_a_triplet_loss():
-    image, text = (operand.requires_grad_() for operand in make_operands(30, 8)[:2])
+def test_inside_a_triplet_loss(device):
+    image, text = make_operands(30, 8, device=device)[:2]
     chosen = aoq_ext.hardest_negatives(image, text)
     positive = (image * text).sum(1)
     text_negative = (image * text[chosen.text_index]).sum(1)
@@ -65,9 +80,9 @@ def test_inside_a_triplet_loss():
     torch.testing.assert_close(loss, expected)
 
 
-def test_errors_name_the_argument():
-    image, text = make_operands(3, 4)[:2]
+def test_errors_name_the_argument(device):
+    image, text = make_operands(3, 4, device=device)[:2]
     with pytest.raises(ValueError, match="text must have the shape of image"):
         aoq_ext.hardest_negatives(image, text[:2])
     with pytest.raises(TypeError, match="group_ids must be an integer tensor"):
-        aoq_ext.hardest_negatives(image, text, torch.zeros(3))
+        aoq_ext.hardest_negatives(image, text, torch.zeros(3, device=device))

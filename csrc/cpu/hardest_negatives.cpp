@@ -21,7 +21,7 @@ Tensor negative_scores(const OnlineState<T>& state) {
 
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-Outputs hardest_negatives(Tensor image, Tensor text, std::optional<Tensor> group_ids) {
+Outputs hardest_negatives(Tensor image, Tensor text, std::optional<Tensor> group_ids, bool) {
   check_embeddings(image, text, {}, {}, {}, {}, Objective::kOnlineTriplet);
   const bool keep_bfloat16 = multiplies_bfloat16(image.size(1), Similarity::kDot, Online::kHardest);
   return dispatch_storage(image, keep_bfloat16, [&](auto zero) {

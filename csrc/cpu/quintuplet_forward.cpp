@@ -14,7 +14,7 @@ Outputs quintuplet_forward(Tensor image, Tensor text, std::optional<Tensor> hard
                            std::optional<Tensor> hard_text_image, std::optional<Tensor> hard_image_text,
                            std::optional<Tensor> group_ids, double margin_online, double margin_offline, double alpha,
                            double beta, int64_t objective, int64_t online, int64_t similarity, int64_t reduction,
-                           bool detach_weight, bool clamp_weight) {
+                           bool detach_weight, bool clamp_weight, bool) {
   const LossParams params = make_params(margin_online, margin_offline, alpha, beta, objective, online, similarity,
                                         reduction, detach_weight, clamp_weight);
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, params.objective);

@@ -78,7 +78,9 @@ AOQ_INLINE void reduce(const ScoreBlock<T>& block) {
   Key<T>* column_key = block.by_column->key.data() + block.first_column;
   Key<T>* column_index = block.by_column->index.data() + block.first_column;
   const T* positive = block.positive + block.first_column;
-  alignas(kVectorBytes) T sum[kBlockColumns] = {}, active[kBlockColumns] = {};  // of this block alone: shorter sums
+  // Column sums of a few rows, then of this block, then of all: short sums round less.
+  constexpr int64_t kFewRows = 32;
+  alignas(kVectorBytes) T few[kBlockColumns] = {}, sum[kBlockColumns] = {}, active[kBlockColumns] = {};
   for (int64_t r = 0; r < block.rows; ++r) {
     const int64_t row = block.first_row + r, anchor = block.first_anchor + row;
     const T* scores = block.scores + r * block.stride;
@@ -94,7 +96,12 @@ AOQ_INLINE void reduce(const ScoreBlock<T>& block) {
       max_of_row(keys, block.columns, block.row_key[row], block.first_column, out);
       max_of_columns<T>(keys, block.columns, anchor, column_key, column_index);
     }
-    if constexpr (kOnline == Online::kAll) add_hinges(block, scores, keys, anchor, out, sum, active);
+    if constexpr (kOnline == Online::kAll) {
+      add_hinges(block, scores, keys, anchor, out, few, active);
+      if ((r + 1) % kFewRows == 0 || r + 1 == block.rows) {
+        for (int64_t c = 0; c < block.columns; ++c) sum[c] += few[c], few[c] = T(0);
+      }
+    }
   }
   if constexpr (kOnline == Online::kAll) {
     for (int64_t c = 0; c < block.columns; ++c) {

@@ -12,7 +12,8 @@ constexpr int64_t kAnchorScores = 5;  // p, a, b, c, d
 
 std::tuple<Tensor, Tensor> anchor_scores(Tensor image, Tensor text, std::optional<Tensor> hard_image,
                                          std::optional<Tensor> hard_text, std::optional<Tensor> hard_text_image,
-                                         std::optional<Tensor> hard_image_text, int64_t objective, int64_t similarity) {
+                                         std::optional<Tensor> hard_image_text, int64_t objective, int64_t similarity,
+                                         bool) {
   const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
   const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
@@ -86,7 +87,7 @@ Negatives negatives_of(const AnyScores& scores, const Selection<T>& selection) {
 }
 
 Negatives online_negatives(Tensor image, Tensor all_text, Tensor all_positive, std::optional<Tensor> all_group_ids,
-                           int64_t first, double margin_online, int64_t online, int64_t similarity) {
+                           int64_t first, double margin_online, int64_t online, int64_t similarity, bool) {
   const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
   check_floating(image, "image");
   STD_TORCH_CHECK(image.dim() == 2 && all_text.dim() == 2, "image and all_text must have shape (rows, D)");
