@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') CMakeLists.txt setup.py pyproject.toml
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test fuzz lint format bench ladder doctor clean
+.PHONY: demo test fuzz simt simt-long kernels-report gpu lint format bench ladder doctor clean
 
 demo: $(VENV)/installed
 	$(BIN)/aoq demo
@@ -16,6 +16,15 @@ test: lint
 
 fuzz: $(VENV)/installed
 	$(BIN)/python tests/fuzz.py
+
+# The CUDA kernels on the CPU; the long form under the sanitizers and with many more schedules.
+simt: $(VENV)/installed
+	$(BIN)/python -m pytest tests/test_simt_*.py
+
+simt-long: $(VENV)/installed
+	AOQ_SIMT_SCHEDULES=200 $(BIN)/python -m pytest tests/test_simt_*.py
+	$(BIN)/python tests/simt asan
+	$(BIN)/python tests/simt tsan
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

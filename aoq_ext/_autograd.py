@@ -15,16 +15,16 @@ from torch import Tensor
 from . import _fakes  # noqa: F401  (an operator needs its fake before its autograd formula can be traced)
 
 
-def call_operator(operator: Any, *inputs: Any) -> Any:
+def call_operator(operator: Any, *inputs: Any, **options: Any) -> Any:
     """Run an operator; straight to its kernel where no gradient of it can be asked for.
 
     The formulae registered below sit in Python between the dispatcher and the kernel, so even a call that needs none of
     them would go through Python a second time.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return operator(*inputs)
+        return operator(*inputs, **options)
     with torch._C._AutoDispatchBelowAutograd():
-        return operator(*inputs)
+        return operator(*inputs, **options)
 
 
 def _needs(wanted: Sequence[bool]) -> int:
@@ -41,7 +41,7 @@ def _setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) ->
     ctx.mark_non_differentiable(text_index, image_index, choice, saved)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*operands, text_index, image_index, choice, saved)
-    ctx.margin_online, ctx.codes = margin_online, codes
+    ctx.margin_online, ctx.codes, ctx.allow_tf32 = margin_online, codes, inputs[17]
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -55,6 +55,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Te
         ctx.margin_online,
         *ctx.codes,
         _needs(wanted),
+        allow_tf32=ctx.allow_tf32,
     )
     return (*_keep(wanted, grads), *(None,) * 12)
 

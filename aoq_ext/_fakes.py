@@ -79,6 +79,7 @@ def _(
     all_image: Tensor | None = None,  # (C, D)
     all_text: Tensor | None = None,
     first: int = 0,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, ...]:
     return _needed((image, text, hard_image, hard_text, hard_text_image, hard_image_text), image, needs)
 

@@ -154,7 +154,7 @@ class _GatheredLoss(torch.autograd.Function):
         grads = torch.ops.aoq.quintuplet_backward(
             grad, *operands, all_groups, *index, choice, saved, options.margin_online,
             int(options.objective), int(options.online), int(options.similarity), int(Reduction.NONE),
-            _bits(wanted), all_image, all_text, batch.first,
+            _bits(wanted), all_image, all_text, batch.first, allows_tf32(all_text),
         )  # fmt: skip
         return None, None, None, *(grad if flag else None for grad, flag in zip(grads, wanted))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import build_info, functional, reference
+from . import _ops, build_info, functional, reference
 from .cli import TRAIN_MODULES
 
 
@@ -36,11 +36,15 @@ def _check_library() -> Finding:
 
 
 def _check_kernels() -> Finding:
+    return _compare_with_reference("CPU kernels", torch.device("cpu"))
+
+
+def _compare_with_reference(name: str, device: torch.device) -> Finding:
     """Run the loss, forward and backward, against the reference, in both precisions."""
     worst = 0.0
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-3)):
         generator = torch.Generator().manual_seed(0)
-        values = torch.randn(6, 300, 70, dtype=torch.float64, generator=generator).to(dtype)
+        values = torch.randn(6, 300, 70, dtype=torch.float64, generator=generator).to(device, dtype)
         values = torch.nn.functional.normalize(values, dim=-1)
         results = []
         for loss in (functional.adaptive_quintuplet_loss, reference.adaptive_quintuplet_loss):
@@ -51,9 +55,9 @@ def _check_kernels() -> Finding:
         difference = ((results[0] - results[1]).abs().max() / results[1].abs().max()).item()
         if not difference <= tolerance:  # so that NaN fails
             cure = "please report it with the output of `aoq doctor`"
-            return Finding("CPU kernels", "wrong", f"differ from the reference by {difference:.2g} in {dtype}", cure)
+            return Finding(name, "wrong", f"differ from the reference by {difference:.2g} in {dtype}", cure)
         worst = max(worst, difference)
-    return Finding("CPU kernels", "ok", f"agree with the reference (largest relative difference {worst:.1g})")
+    return Finding(name, "ok", f"agree with the reference (largest relative difference {worst:.1g})")
 
 
 def _check_cuda() -> Finding:
@@ -63,7 +67,12 @@ def _check_cuda() -> Finding:
     if torch.cuda.is_available():
         capability = "{}{}".format(*torch.cuda.get_device_capability())
         detail = f"{torch.cuda.get_device_name()} (sm_{capability}); CUDA compiled: {compiled}"
-        return Finding("CUDA", "note", f"{detail}; {info['CUDA kernels']}")
+        device = torch.device("cuda", torch.cuda.current_device())
+        if not _ops.has_kernel(torch.empty(0, device=device)):
+            cure = f"AOQ_CUDA_ARCHS={capability} pip install --force-reinstall --no-deps . (with nvcc at hand)"
+            return Finding("CUDA", "note", f"{detail}; the losses run in plain PyTorch on this GPU", cure)
+        found = _compare_with_reference("CUDA", device)
+        return found._replace(detail=f"{detail}; kernels {found.detail}")
     if _has_gpu():
         detail = f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it"
         return Finding("CUDA", "wrong", detail, "install a CUDA build of torch that fits the driver (nvidia-smi)")

@@ -14,7 +14,8 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, "
       "Tensor? hard_text_image, Tensor? hard_image_text, Tensor? group_ids, Tensor text_index, Tensor image_index, "
       "Tensor choice, Tensor saved, float margin_online, int objective, int online, int similarity, int reduction, "
-      "int needs, Tensor? all_image=None, Tensor? all_text=None, int first=0) -> (Tensor image, Tensor text, Tensor "
+      "int needs, Tensor? all_image=None, Tensor? all_text=None, int first=0, bool allow_tf32=False) -> (Tensor image, "
+      "Tensor text, Tensor "
       "hard_image, Tensor hard_text, Tensor hard_text_image, "
       "Tensor hard_image_text)");
   m.def(

@@ -53,3 +53,18 @@ def test_missing_training_packages_are_a_note_with_a_cure(monkeypatch):
     assert finding.state == "note"
     assert "no_such_module" in finding.detail
     assert "aoq_ext[train]" in finding.cure
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_is_compared_with_the_reference_or_gets_a_cure(compiled, monkeypatch):
+    """A GPU is simulated: what runs there is the CPU's kernel."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(doctor.torch, "device", lambda *_: "cpu")
+    monkeypatch.setattr(doctor._ops, "has_kernel", lambda tensor: compiled or tensor.numel() > 0)
+    finding = doctor._check_cuda()
+    assert finding.state == ("ok" if compiled else "note")
+    assert ("agree with the reference" in finding.detail) == compiled
+    assert ("AOQ_CUDA_ARCHS=90" in finding.cure) != compiled

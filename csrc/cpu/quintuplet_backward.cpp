@@ -312,7 +312,7 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
                               std::optional<Tensor> hard_image_text, std::optional<Tensor> group_ids, Tensor text_index,
                               Tensor image_index, Tensor choice, Tensor saved, double margin_online, int64_t objective,
                               int64_t online, int64_t similarity, int64_t reduction, int64_t needs,
-                              std::optional<Tensor> all_image, std::optional<Tensor> all_text, int64_t first) {
+                              std::optional<Tensor> all_image, std::optional<Tensor> all_text, int64_t first, bool) {
   const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
   const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
   check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
