@@ -20,7 +20,6 @@ ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16
 # Of a score of unit rows: rounding of float32 sums; of TF32 operands.
 SCORE_ERROR = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2e-6, torch.float16: 2e-6}
 TF32_ERROR = 2e-3
-SCHEDULES = 20
 
 
 def padded(rows: Tensor) -> Any:
@@ -407,7 +406,7 @@ def test_a_chunk_of_several_tiles(chunks: int) -> None:
 def test_schedules_do_not_show(dtype: torch.dtype, options: dict[str, Any]) -> None:
     operands = make_operands(40, 72, dtype=dtype, seed=12)
     first = run("forward", operands, **options)
-    for seed in range(1, SCHEDULES):
+    for seed in range(1, simt.SCHEDULES):
         other = run("forward", operands, seed=seed, **options)
         for name, value in first.items():
             np.testing.assert_array_equal(value, other[name], err_msg=f"{name}, seed {seed}")
@@ -418,6 +417,6 @@ def test_schedules_of_large_tiles_do_not_show(way: str) -> None:
     dtype, options = WAYS[way]
     operands = exact_operands(130, 130, 40, dtype, seed=13)
     first = run_tiles(operands, 128, **options)
-    for seed in range(1, 4 if way == "float" else SCHEDULES):
+    for seed in range(1, 4 if way == "float" else simt.SCHEDULES):
         for expected, key in zip(first, run_tiles(operands, 128, seed=seed, **options)):
             np.testing.assert_array_equal(expected, key)

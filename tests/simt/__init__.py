@@ -13,6 +13,8 @@ from types import ModuleType
 
 from .build import MODULE, build
 
+SCHEDULES = int(os.environ.get("AOQ_SIMT_SCHEDULES", "20"))  # that a result must not depend on
+
 
 @functools.cache
 def load(binding: str) -> ModuleType:
