@@ -31,8 +31,17 @@ inline void check(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("aoq_ext: ") + what + ": " + cudaGetErrorString(status));
 }
 
+// Blocks of a kernel that shall fit a processor at once: what it asks for bounds its registers, and no guess of the
+// compiler.
+template <class K>
+constexpr int least_blocks() {
+  if constexpr (requires { K::kBlocksPerProcessor; }) return K::kBlocksPerProcessor;
+  return 1;
+}
+
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) entry(const __grid_constant__ typename Kernel::Params params) {
+__global__ void __launch_bounds__(Kernel::kThreads, least_blocks<Kernel>())
+    entry(const __grid_constant__ typename Kernel::Params params) {
   Kernel::run(params);
 }
 
