@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_backend"))
 from find_torch import MINIMUM_TORCH, find_torch, is_too_old
 
-DEFAULT_CUDA_ARCHS = "80;86;89;90a"  # Ampere, GeForce 30, Ada, Hopper; used where no GPU says which one is needed
+DEFAULT_CUDA_ARCHS = "80;90a"  # where no GPU says which: 80 runs on 86 and 89 too, and is translated for later ones
 GIBIBYTES_PER_JOB = 2.0  # what one compiler process takes at most
 
 
