@@ -26,6 +26,13 @@ simt-long: $(VENV)/installed
 	$(BIN)/python tests/simt asan
 	$(BIN)/python tests/simt tsan
 
+# On a machine with an NVIDIA GPU, with the Python that PYTHON names, or else this project's where it is set up.
+gpu:
+	$(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON)) tools/gpu_gate.py
+
+kernels-report: $(VENV)/installed
+	$(BIN)/python tools/kernels_report.py
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

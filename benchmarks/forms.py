@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from gpu_targets import AUTOTUNED
 from torch import Tensor
 
 from aoq_ext import functional, reference
 
 MARGIN_ONLINE, MARGIN_OFFLINE, ALPHA, BETA = 0.2, 0.0, 0.3, 1.5
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:  # (B, D), (B, D) -> (B, B)
+    """x · yᵀ, not rounded to half precision where torch can leave it in float32."""
+    if x.is_cuda and x.dtype in (torch.float16, torch.bfloat16):
+        return torch.mm(x, y.T, out_dtype=torch.float32)
+    return x @ y.T
 
 
 def mm_argmax_gather(
@@ -22,7 +30,7 @@ def mm_argmax_gather(
 ) -> Tensor:  # ()
     """The strongest PyTorch form: one product without gradient, then only the chosen rows are differentiated."""
     with torch.no_grad():
-        scores = (x @ y.T).fill_diagonal_(float("-inf"))
+        scores = product(x, y).fill_diagonal_(float("-inf"))
         text_index, image_index = scores.argmax(dim=1), scores.argmax(dim=0)
 
     def similarity(image: Tensor, text: Tensor) -> Tensor:  # (B, D), (B, D) -> (B,)
@@ -44,12 +52,17 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "mm + argmax + gather": mm_argmax_gather,
 }
 
+# Minutes of compilation, so only where it is asked for.
+GPU_LOSSES = LOSSES | {
+    AUTOTUNED: torch.compile(reference.adaptive_quintuplet_loss, dynamic=False, mode="max-autotune-no-cudagraphs")
+}
+
 
 def unit_rows(count: int, width: int, dtype: torch.dtype, device: str) -> list[Tensor]:
     """Six operands (B, D) of random unit rows that require gradients."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(count, width, generator=generator) for _ in range(6)]
-    return [torch.nn.functional.normalize(row, dim=1).to(device, dtype).requires_grad_() for row in rows]
+    generator = torch.Generator(device).manual_seed(0)
+    rows = (torch.randn(count, width, generator=generator, device=device) for _ in range(6))
+    return [torch.nn.functional.normalize(row, dim=1).to(dtype).requires_grad_() for row in rows]
 
 
 def training_step(loss: Callable[..., Tensor], operands: list[Tensor]) -> Callable[[], None]:
@@ -67,18 +80,18 @@ def bare_product(operands: list[Tensor]) -> Callable[[], None]:
     """x · yᵀ alone, the arithmetic no form can do without, as torch computes it."""
     x, y = operands[0].detach(), operands[1].detach()
 
-    def product() -> None:
+    def multiply() -> None:
         torch.mm(x, y.T)
 
-    return product
+    return multiply
 
 
 def product_and_copies(operands: list[Tensor]) -> Callable[[], None]:
     """The bare product, and the traffic no form can do without: six operands read, six gradients written."""
-    product, values = bare_product(operands), [operand.detach() for operand in operands]
+    multiply, values = bare_product(operands), [operand.detach() for operand in operands]
 
     def floor() -> None:
-        product()
+        multiply()
         for value in values:
             value.clone()
 

@@ -1,6 +1,9 @@
 """Run the suites and write their results: raw JSON and a table, under benchmarks/results/.
 
-python benchmarks/run.py [--output DIR]
+    python benchmarks/run.py [--output DIR]
+    python benchmarks/run.py --device cuda [--output DIR] [--seconds S]
+
+On a GPU the settings are measured in the order of what they tell until the time is up; a page with plots is written.
 """
 
 from __future__ import annotations
@@ -32,8 +35,35 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder for the result files")
-    output = parser.parse_args().output
-    output.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
+    parser.add_argument("--seconds", type=float, default=1800, help="time for a GPU's settings (default: %(default)s)")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.device == "cpu":
+        run_on_the_cpu(options.output)
+    else:
+        run_on_a_gpu(options.device, options.seconds, options.output)
+
+
+def run_on_a_gpu(name: str, seconds: float, output: Path) -> None:
+    import torch
+    from gpu_report import page, tables
+    from gpu_run import run_all
+
+    from aoq_ext._ops import has_kernel
+
+    device = torch.device(name)
+    if not has_kernel(torch.empty(0, device=device)):
+        raise SystemExit(f"run.py: this build of aoq_ext has no kernel for {name}; `aoq doctor` says why")
+    torch.backends.cuda.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    raw = output / f"{date.today()}-gpu-loss.json"
+    report = run_all(device, seconds, raw, environment(torch.cuda.get_device_name(device)))
+    raw.with_suffix(".md").write_text(tables(report))
+    raw.with_suffix(".html").write_text(page(report))
+    print(tables(report))
+
+
+def run_on_the_cpu(output: Path) -> None:
     raw = output / f"{date.today()}-cpu-loss.json"
     command = [
         sys.executable,
@@ -47,13 +77,14 @@ def main() -> None:
     ]
     subprocess.run(command, cwd=HERE, check=True)
     report = json.loads(raw.read_text())
-    report = {"environment": environment(report), "memory_mib": measure_memory(), "times": list(rows(report))}
+    processor = report["machine_info"]["cpu"].get("brand_raw", platform.processor())
+    report = {"environment": environment(processor), "memory_mib": measure_memory(), "times": list(rows(report))}
     raw.write_text(json.dumps(report, indent=1) + "\n")
     raw.with_suffix(".md").write_text(table(report))
     print(table(report))
 
 
-def environment(report: dict[str, Any]) -> dict[str, Any]:
+def environment(processor: str) -> dict[str, Any]:
     """What the figures depend on."""
     import torch
 
@@ -63,7 +94,7 @@ def environment(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "date": str(date.today()),
         "commit": git.stdout.strip(),
-        "processor": report["machine_info"]["cpu"].get("brand_raw", platform.processor()),
+        "processor": processor,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
