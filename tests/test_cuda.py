@@ -267,7 +267,7 @@ def test_bitwise_equal_beside_a_busy_stream_and_with_little_memory(online, devic
 
 
 def test_peak_memory_is_a_few_numbers_a_pair(device):
-    """Forward and backward beyond inputs and gradients, on a stream that has kept nothing yet; scores would take 64 KiB a pair."""
+    """Forward and backward beyond inputs and gradients, on a stream that has kept nothing; S would be 64 KiB a pair."""
     count = 32_768
     leaves = leaves_of(count, 64, device, dtype=torch.bfloat16)
     torch.cuda.synchronize(device)
