@@ -17,6 +17,7 @@ from torch import Tensor
 
 _LOW = 0xFFFFFFFF
 _REFUSED = -1
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,22 @@ def is_distributed() -> bool:
     return False
 
 
-def join(check: Callable[[], None], describe: Callable[[], Mapping[str, int]]) -> Batch:
+def join(check: Callable[[], None], describe: Callable[[], Mapping[str, int]], model: Tensor) -> Batch:
     """Check this rank's arguments, then that all ranks agree on them; every rank raises where one does.
 
     ``describe`` returns the number of rows under ``"rows"`` and, under the names of arguments, what must be the same on
-    every rank.
+    every rank. The ranks talk where ``model`` is.
     """
+    on_cuda = isinstance(model, Tensor) and model.is_cuda and dist.get_backend() != "gloo"
+    device = model.device if on_cuda else torch.device("cpu")
     rank, world = dist.get_rank(), dist.get_world_size()
     try:
         check()
         description = {"version": 1, **describe()}
     except (TypeError, ValueError):
-        _exchange([_REFUSED])
+        _exchange([_REFUSED], device)
         raise
-    everyone = _exchange(list(description.values()))
+    everyone = _exchange(list(description.values()), device)
     refused = [r for r in range(world) if everyone[r][0] == _REFUSED]
     if refused:
         raise RuntimeError(f"rank {refused[0]} refused the arguments of the loss; its own error says why")
@@ -82,12 +85,11 @@ def join(check: Callable[[], None], describe: Callable[[], Mapping[str, int]]) -
     return Batch(tuple(numbers[rows] for numbers in everyone), rank)
 
 
-def _exchange(numbers: Sequence[int], capacity: int = 24) -> list[list[int]]:
+def _exchange(numbers: Sequence[int], device: torch.device, capacity: int = 24) -> list[list[int]]:
     assert len(numbers) <= capacity
-    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
     own = torch.tensor([*numbers, *[0] * (capacity - len(numbers))], device=device)
     everyone = own.new_empty((dist.get_world_size(), capacity))
-    dist.all_gather_into_tensor(everyone.flatten(), own)
+    _all_gather(everyone.flatten(), own)
     return [list(map(int, row)) for row in everyone.tolist()]
 
 
@@ -99,7 +101,7 @@ def gather_rows(rows: Tensor, batch: Batch) -> Tensor:  # (B, ...) -> (C, ...)
         padded = torch.cat([padded, padded.new_zeros((longest - batch.rows, *rows.shape[1:]))])
     gathered = padded.new_empty((len(batch.sizes), *padded.shape))
     if padded.numel() > 0:  # as bytes, for not every backend knows every dtype
-        dist.all_gather_into_tensor(gathered.flatten().view(torch.uint8), padded.flatten().view(torch.uint8))
+        _all_gather(gathered.flatten().view(torch.uint8), padded.flatten().view(torch.uint8))
     if len(set(batch.sizes)) == 1:
         return gathered.flatten(0, 1)
     return torch.cat([part[:size] for part, size in zip(gathered, batch.sizes)])
@@ -126,8 +128,17 @@ def merge_hardest(keys: Tensor, score_bits: int) -> Tensor:
 def sum_over_ranks(values: Tensor) -> Tensor:
     """The sum over ranks, added in rank order, so that every rank and every run has the same bits."""
     everyone = values.new_empty((dist.get_world_size(), *values.shape))
-    dist.all_gather_into_tensor(everyone.flatten(), values.contiguous().flatten())
+    _all_gather(everyone.flatten(), values.contiguous().flatten())
     return everyone.sum(dim=0)
+
+
+def refuse_second_derivative() -> None:
+    """To be called in a backward pass: where that is itself recorded, its gradients would silently lack a part."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "losses with gather_distributed=True have no second derivative: double backward (create_graph=True) is not "
+            "supported across processes"
+        )
 
 
 class GatherRows(torch.autograd.Function):
@@ -140,6 +151,7 @@ class GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivative()
         return ctx.batch.own(sum_over_ranks(grad)), None
 
 
@@ -152,4 +164,5 @@ class SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        refuse_second_derivative()
         return grad

@@ -19,7 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._collectives import Batch, gather_rows, is_distributed, join, merge_hardest, sum_over_ranks
+from ._collectives import (
+    Batch,
+    gather_rows,
+    is_distributed,
+    join,
+    merge_hardest,
+    refuse_second_derivative,
+    sum_over_ranks,
+)
 from ._ops import allows_tf32
 from ._options import LossOptions, Online, Reduction
 from ._validation import FLOAT_DTYPES, check_embeddings, check_scores
@@ -41,7 +49,7 @@ def join_embeddings(
     def describe() -> Mapping[str, int]:
         return {"D": image.shape[1], **_describe(image, (image, text, *offline), group_ids, options)}
 
-    return _join(check, describe, options)
+    return _join(check, describe, image, options)
 
 
 def join_scores(
@@ -60,7 +68,7 @@ def join_scores(
     def describe() -> Mapping[str, int]:
         return {"columns of scores": scores.shape[1], **_describe(scores, (scores, *offline), group_ids, options)}
 
-    batch = _join(check, describe, options)
+    batch = _join(check, describe, scores, options)
     if batch and scores.shape[1] != batch.total:  # so on every rank, for all have as many columns
         raise ValueError(
             f"scores must have a column for every text of every rank, (B, C) = ({batch.rows}, {batch.total}), "
@@ -69,9 +77,11 @@ def join_scores(
     return batch
 
 
-def _join(check: Callable[[], None], describe: Callable[[], Mapping[str, int]], options: LossOptions) -> Batch | None:
+def _join(
+    check: Callable[[], None], describe: Callable[[], Mapping[str, int]], model: Tensor, options: LossOptions
+) -> Batch | None:
     if options.gather_distributed and is_distributed():
-        return join(check, describe)
+        return join(check, describe, model)
     check()
     return None
 
@@ -79,21 +89,21 @@ def _join(check: Callable[[], None], describe: Callable[[], Mapping[str, int]], 
 def _describe(
     model: Tensor, operands: Sequence[Tensor | None], group_ids: Tensor | None, options: LossOptions
 ) -> dict[str, int]:
-    def whole(value: float) -> int:
+    def whole(value: float) -> int:  # its bits, as integers are what is exchanged
         return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
     return {
         "rows": model.shape[0],
         "dtype": FLOAT_DTYPES.index(model.dtype),
+        "the kind of device": int(model.is_cuda),
         "group_ids being given": int(group_ids is not None),
-        "requires_grad of the operands": sum(
-            bool(operand is not None and operand.requires_grad) << bit for bit, operand in enumerate(operands)
+        "requires_grad of the operands": _bits(
+            [operand is not None and operand.requires_grad and torch.is_grad_enabled() for operand in operands]
         ),
         **{name: whole(float(value)) for name, value in asdict(options).items()},
     }
 
 
-@torch.compiler.disable
 def quintuplet_loss(
     operands: Sequence[Tensor | None],
     group_ids: Tensor | None,
@@ -107,7 +117,6 @@ def quintuplet_loss(
     return loss
 
 
-@torch.compiler.disable
 def quintuplet_score_loss(
     scores: Tensor,  # (B, C)
     offline: Sequence[Tensor | None],
@@ -144,8 +153,8 @@ class _GatheredLoss(torch.autograd.Function):
         return _reduce(losses, options, batch)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         options, batch = ctx.options, ctx.batch
         *operands, all_text, all_groups, choice, text_index, image_index, saved = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3:]
@@ -181,8 +190,8 @@ class _GatheredScoreLoss(torch.autograd.Function):
         return _reduce(losses, options, batch)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         options, batch = ctx.options, ctx.batch
         scores, all_groups, text_index, image_index, saved = ctx.saved_tensors
         wanted = ctx.needs_input_grad[3:]

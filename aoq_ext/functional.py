@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -95,14 +96,17 @@ def embedding_loss(
     options: LossOptions,
 ) -> Tensor:
     """Validate, then run the fused operator, or the reference where no kernel exists."""
+    if options.gather_distributed and torch.compiler.is_compiling():  # ranks that agree on something cannot be traced
+        return _embedding_loss_untraced(
+            image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options
+        )
     operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
     batch = distributed.join_embeddings(image, text, operands[2:], group_ids, options)
     if not _ops.has_kernel(image):
         _warn_no_kernel(image)
         return reference.embedding_loss(*operands, group_ids, options, batch)
     if batch is not None:
-        loss: Tensor = distributed.quintuplet_loss(operands, group_ids, options, batch)
-        return loss
+        return distributed.quintuplet_loss(operands, group_ids, options, batch)
     return _ops.quintuplet_loss(*operands, group_ids, options)
 
 
@@ -116,15 +120,22 @@ def score_loss(
     options: LossOptions,
 ) -> Tensor:
     """Validate, then compute from the given scores."""
+    if options.gather_distributed and torch.compiler.is_compiling():
+        return _score_loss_untraced(
+            scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, options
+        )
     offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
     batch = distributed.join_scores(scores, offline, group_ids, options)
     if not _ops.has_kernel(scores):
         _warn_no_kernel(scores)
         return reference.score_loss(scores, *offline, group_ids, options, batch)
     if batch is not None:
-        loss: Tensor = distributed.quintuplet_score_loss(scores, offline, group_ids, options, batch)
-        return loss
+        return distributed.quintuplet_score_loss(scores, offline, group_ids, options, batch)
     return _ops.quintuplet_score_loss(scores, *offline, group_ids, options)
+
+
+_embedding_loss_untraced: Callable[..., Tensor] = torch.compiler.disable(embedding_loss)
+_score_loss_untraced: Callable[..., Tensor] = torch.compiler.disable(score_loss)
 
 
 def _warn_no_kernel(tensor: Tensor) -> None:

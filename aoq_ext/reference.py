@@ -172,7 +172,7 @@ def _score_loss(
     if scores.shape[0] == 0:
         return _reduce(scores.sum(dim=1), opt.reduction, batch)
     a, b, c, d = (None if offline is None else _gather(offline, batch) for offline in (a, b, c, d))
-    group_ids = None if group_ids is None else _gather(group_ids, batch)
+    group_ids = None if group_ids is None else _gather(group_ids.long(), batch)
     positive = scores.diagonal()
     allowed = _allowed_negatives(scores, group_ids)
     loss = torch.zeros_like(positive)

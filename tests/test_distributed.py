@@ -148,6 +148,8 @@ def wrong_arguments(rank, world):
         other(image, image)
     with pytest.raises(ValueError, match="requires_grad of the operands must be the same"):
         loss_fn(image.clone().requires_grad_(rank == 0), image)
+    with pytest.raises(ValueError, match="requires_grad of the operands"), torch.set_grad_enabled(rank == 0):
+        loss_fn(image.clone().requires_grad_(), image)
     scores = aoq_ext.AdaptiveQuintupletScoreLoss(gather_distributed=True, objective="online_triplet")
     with pytest.raises(ValueError, match="a column for every text of every rank"):
         scores(torch.randn(3, 3))
@@ -189,6 +191,33 @@ def data_parallel(rank, world):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+def second_derivatives_are_refused(rank, world):
+    """Rather than lacking what other ranks contribute."""
+    for loss_fn in (functional.adaptive_quintuplet_loss, reference.adaptive_quintuplet_loss):
+        _, leaves, _ = operands_of(rank, world, 6)
+        loss = loss_fn(*leaves, gather_distributed=True)
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(loss, leaves, create_graph=True)
+
+
+def compiled_around_it(rank, world):
+    """The graph breaks at the loss, and the rest is compiled."""
+    _, leaves, _ = operands_of(rank, world, 6)
+    loss_fn = aoq_ext.AdaptiveQuintupletLoss(gather_distributed=True)
+    compiled = torch.compile(lambda *operands: loss_fn(*(operand * 1.5 for operand in operands)) + 1, backend="eager")
+    expected = loss_fn(*(leaf * 1.5 for leaf in leaves)) + 1
+    torch.testing.assert_close(compiled(*leaves), expected)
+
+
+def group_ids_of_another_dtype(rank, world):
+    _, leaves, rows = operands_of(rank, world, 6)
+    groups = torch.arange(sum(SIZES[world]))[rows] // 2
+    for loss_fn in (functional.adaptive_quintuplet_loss, reference.adaptive_quintuplet_loss):
+        plain = loss_fn(*leaves, groups, gather_distributed=True)
+        mixed = loss_fn(*leaves, groups.to((torch.int32, torch.int64)[rank % 2]), gather_distributed=True)
+        assert torch.equal(plain, mixed)
+
+
 def bitwise_repeatable(rank, world):
     for online in ONLINE:
         runs = []
@@ -213,6 +242,9 @@ def _all_of_it(rank, world):
     ties_across_ranks(rank, world)
     only_one_tower(rank, world)
     bitwise_repeatable(rank, world)
+    second_derivatives_are_refused(rank, world)
+    compiled_around_it(rank, world)
+    group_ids_of_another_dtype(rank, world)
 
 
 def test_data_parallel():

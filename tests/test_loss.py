@@ -200,3 +200,16 @@ def test_score_module_equals_the_embedding_module(device):
     operands = make_operands(9, 5, device=device)
     expected = aoq_ext.AdaptiveQuintupletLoss()(*operands)
     torch.testing.assert_close(aoq_ext.AdaptiveQuintupletScoreLoss()(*scores_of(operands)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1024, 4096])
+def test_long_rows_stay_accurate(device, dtype, width):
+    """Rows of one sign, the worst for a sum: the products of a score are not added one after another."""
+    operands = [torch.rand(96, width, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    operands = [torch.nn.functional.normalize(rows, dim=1).to(device, dtype) for rows in operands]
+    options = {"objective": "online_triplet", "reduction": "none"}
+    exact = aoq_ext.reference.adaptive_quintuplet_loss(*(rows.double() for rows in operands), **options)
+    eager = aoq_ext.reference.adaptive_quintuplet_loss(*operands, **options)
+    ours = aoq_ext.functional.adaptive_quintuplet_loss(*operands, **options)
+    assert (ours - exact).abs().mean() <= 2 * (eager - exact).abs().mean() + 1e-7

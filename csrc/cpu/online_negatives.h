@@ -37,10 +37,10 @@ struct Selection {
   }
 };
 
-// Columns of a block: few enough that a small batch keeps several threads busy.
+// Columns of a block: few enough that many threads find work.
 inline int64_t block_columns(int64_t columns) {
-  constexpr int64_t kLeast = 64;
-  return columns >= 4 * kLeast ? std::min(kBlockColumns, columns / 4 / kLeast * kLeast) : kLeast;
+  constexpr int64_t kLeast = 64, kBlocks = 16;
+  return std::clamp(columns / kBlocks / kLeast * kLeast, kLeast, kBlockColumns);
 }
 
 // One walk over S. Column blocks run in parallel and are folded in order, whichever thread was first.

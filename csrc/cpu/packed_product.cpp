@@ -1,6 +1,7 @@
 #include "cpu/packed_product.h"
 
 #include <algorithm>
+#include <cstring>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
@@ -11,7 +12,7 @@
 namespace aoq::cpu {
 
 template <int64_t kPanel>
-void PackedRows<kPanel>::pack(const uint32_t* rows, int64_t count, int64_t words) {
+void PackedRows<kPanel>::pack(const void* rows, int64_t count, int64_t words) {
   const int64_t panels = (count + kPanel - 1) / kPanel;
   size_ = words * kPanel;
   if (!words_.defined() || words_.numel() < panels * size_) words_ = empty_cpu({panels * size_}, ScalarType::Int);
@@ -24,8 +25,12 @@ void PackedRows<kPanel>::pack(const uint32_t* rows, int64_t count, int64_t words
       for (int64_t w = 0; w < words; w += kLine) {
         const int64_t line = std::min(kLine, words - w);
         for (int64_t r = 0; r < kPanel; ++r) {
-          const uint32_t* row = rows + (p * kPanel + r) * words + w;
-          for (int64_t k = 0; k < line; ++k) out[(w + k) * kPanel + r] = r < filled ? row[k] : 0;
+          uint32_t values[kLine] = {};  // bfloat16 rows need not be aligned as words
+          if (r < filled) {
+            const int64_t from = ((p * kPanel + r) * words + w) * int64_t(sizeof(uint32_t));
+            std::memcpy(values, static_cast<const char*>(rows) + from, line * sizeof(uint32_t));
+          }
+          for (int64_t k = 0; k < line; ++k) out[(w + k) * kPanel + r] = values[k];
         }
       }
     }
@@ -40,7 +45,7 @@ template class PackedRows<kTextPanel>;
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kDepth = 1024;  // words of a text panel that stay in a second-level cache beside the images
+constexpr int64_t kDepth = 256;  // words that are summed before they are added to the rest: short sums round less
 
 struct Block {
   const uint32_t *images, *texts;  // panels, from word 0
@@ -58,11 +63,7 @@ AOQ_VECTORS void product_of_panels(const Block& b) {
   for (int64_t first = 0; first == 0 || first < b.words; first += kDepth) {
     __m512 sums[kImagePanel][2];
 #pragma GCC unroll 16
-    for (int64_t r = 0; r < kImagePanel; ++r) {
-      const bool resume = first > 0 && r < b.rows;
-      sums[r][0] = _mm512_maskz_loadu_ps(resume ? left_lanes : 0, b.out + r * b.stride);
-      sums[r][1] = _mm512_maskz_loadu_ps(resume ? right_lanes : 0, b.out + r * b.stride + kLanes);
-    }
+    for (int64_t r = 0; r < kImagePanel; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
     for (int64_t w = first; w < std::min(b.words, first + kDepth); ++w) {
       const __m512i left = _mm512_loadu_si512(b.texts + w * kTextPanel);
       const __m512i right = _mm512_loadu_si512(b.texts + w * kTextPanel + kLanes);
@@ -81,8 +82,12 @@ AOQ_VECTORS void product_of_panels(const Block& b) {
 #pragma GCC unroll 16
     for (int64_t r = 0; r < kImagePanel; ++r) {
       if (r >= b.rows) break;
-      _mm512_mask_storeu_ps(b.out + r * b.stride, left_lanes, sums[r][0]);
-      _mm512_mask_storeu_ps(b.out + r * b.stride + kLanes, right_lanes, sums[r][1]);
+      float* out = b.out + r * b.stride;
+      const __mmask16 before = first > 0 ? 0xffff : 0;  // lanes that hold a sum already
+      const __m512 left = _mm512_maskz_loadu_ps(left_lanes & before, out);
+      const __m512 right = _mm512_maskz_loadu_ps(right_lanes & before, out + kLanes);
+      _mm512_mask_storeu_ps(out, left_lanes, _mm512_add_ps(left, sums[r][0]));
+      _mm512_mask_storeu_ps(out + kLanes, right_lanes, _mm512_add_ps(right, sums[r][1]));
     }
   }
 }

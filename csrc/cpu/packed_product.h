@@ -2,7 +2,8 @@
 // them.
 //
 // A word is one float, or two neighbouring bfloat16 dimensions, whose products are exact and are summed in float32 by
-// the processor's dot-product instruction. Every score is summed in the same order, whatever tile it is in.
+// the processor's dot-product instruction, which takes subnormal numbers as 0. Every score is summed in the same order,
+// whatever tile it is in.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ bool has_packed_product(Word word);
 template <int64_t kPanel>
 class PackedRows {
  public:
-  void pack(const uint32_t* rows, int64_t count, int64_t words);
+  void pack(const void* rows, int64_t count, int64_t words);
   const uint32_t* panel(int64_t p) const { return static_cast<const uint32_t*>(words_.const_data_ptr()) + p * size_; }
 
  private:

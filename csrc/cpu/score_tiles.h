@@ -59,7 +59,7 @@ class EmbeddingScores {
   // long. A packed one leaves them to a block of scores and the texts it comes from.
   Tile largest_tile() const {
     constexpr int64_t kWidest = 2048, kPackedRows = 21 * kImagePanel;
-    const int64_t width = std::clamp<int64_t>(columns(), 1, kWidest);
+    const int64_t width = std::clamp<int64_t>(columns(), 1, packs_ ? 2 * kWidest : kWidest);
     const int64_t elements = 2 * second_level_cache_bytes() / int64_t(sizeof(T));
     const int64_t height = packs_ ? kPackedRows : std::clamp<int64_t>(elements / width, kBlockColumns, 2 * kWidest);
     return {0, std::min(rows(), height), 0, width};
@@ -82,9 +82,9 @@ class EmbeddingScores {
   // Before the columns of a tile are asked for. Tiles come one column of them after another.
   void begin(const Tile& tile) {
     if (packs_) {
-      if (tile.first_column != packed_column_) texts_.pack(words_of(text_, tile.first_column), tile.columns, words());
+      if (tile.first_column != packed_column_) texts_.pack(text_.row(tile.first_column), tile.columns, words());
       packed_column_ = tile.first_column;
-      images_.pack(words_of(image_, tile.first_row), tile.rows, words());
+      images_.pack(image_.row(tile.first_row), tile.rows, words());
     } else if (similarity_ != Similarity::kOrder) {
       if (!product_.defined()) {
         const Tile largest = largest_tile();
@@ -119,9 +119,6 @@ class EmbeddingScores {
 
  private:
   int64_t words() const { return image_.width * int64_t(sizeof(S)) / int64_t(sizeof(uint32_t)); }
-  const uint32_t* words_of(const Rows<S>& rows, int64_t i) const {
-    return reinterpret_cast<const uint32_t*>(rows.row(i));
-  }
 
   static T longest(const Rows<S>& rows) {
     T most = T(0);
