@@ -1,0 +1,454 @@
+"""Bugs to plant in the kernels, one at a time: mutate.py asks whether the tests notice.
+
+Each is a plausible slip: a missing barrier, a wrong index, a lost tail, a tie or a NaN that goes the wrong way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    kind: str
+    file: str  # below csrc
+    text: str  # found there once
+    replacement: str
+    binding: str  # whose kernels contain it
+    tests: str  # those of the binding that are tried first, as pytest -k takes them
+    flavour: str = "plain"  # that these run in
+    note: str = ""  # why it is expected to survive
+
+    @property
+    def name(self) -> str:
+        first, last = self.text.strip().splitlines()[0], self.replacement.strip().splitlines()
+        return f"{first} → {last[0] if last else '(nothing)'}"
+
+
+def _of(binding: str, file: str, *rows: tuple[str, ...]) -> list[Mutation]:
+    """Rows of kind, text, replacement, tests, and as far as needed flavour and note."""
+    return [Mutation(kind, file, text, new, binding, *rest) for kind, text, new, *rest in rows]
+
+
+FORWARD = [
+    *_of(
+        "forward",
+        "cuda/device/tile_loader.cuh",
+        ("lost tail", "remaining_ > 0 &&", "remaining_ >= 0 &&", "test_widths"),
+        ("out of bounds", "exists = entry < operand.count", "exists = entry <= operand.count", "test_sizes", "asan"),
+        (
+            "wrong index",
+            "entry * map.candidates + map.choice[entry]",
+            "entry + map.choice[entry]",
+            "test_candidates",
+        ),
+        ("wrong index", "entry / map.candidates : entry", "entry % map.candidates : entry", "test_candidates"),
+        ("wrong fragment", "(piece() ^ swizzle<Config>(first_row()))", "piece()", "test_widths"),
+        ("wrong index", "source_[i] += Config::kSliceBytes", "source_[i] += kPieceBytes", "test_widths"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/mainloop.cuh",
+        ("missing barrier", "sync_block();  // slice s", "// slice s", "test_widths and 393", "tsan"),
+        (
+            "missing barrier",
+            "sync_block();  // the stages are free again",
+            "",
+            "test_a_chunk_of_several_tiles and 1",
+            "tsan",
+        ),
+        ("race", "copy_async_wait<Config::kStages - 2>", "copy_async_wait<Config::kStages - 1>", "test_widths"),
+        ("wrong index", "write = Config::kStages - 1;", "write = 0;", "test_widths"),
+        ("wrong index", "read + 1 == Config::kStages ?", "read + 2 == Config::kStages ?", "test_widths"),
+        (
+            "lost tail",
+            "(width * int64_t(sizeof(Element)) + Config::kSliceBytes - 1) /",
+            "width * int64_t(sizeof(Element)) /",
+            "test_widths",
+        ),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/tile_mma.cuh",
+        (
+            "wrong fragment",
+            "columns[n][0] = pair[0], columns[n][1] = pair[1];",
+            "columns[n][0] = pair[1], columns[n][1] = pair[0];",
+            "test_tiles_find",
+        ),
+        ("wrong fragment", "left, m * 16 + lane % 16,", "left, lane % 16,", "test_tiles_find"),
+        ("wrong fragment", "right, n * 8 + lane / 16 * 8 +", "right, n * 8 + lane / 8 * 8 % 16 +", "test_tiles_find"),
+        ("wrong index", "lane_index() % 4 * 2 + j % 2;", "lane_index() % 4 + j % 2 * 4;", "test_tiles_find"),
+        (
+            "wrong index",
+            "return scores_[i / 2][j / 2][i % 2 * 2 + j % 2]; }\n  AOQ_DEVICE float at",
+            "return scores_[i / 2][j / 2][j % 2 * 2 + i % 2]; }\n  AOQ_DEVICE float at",
+            "test_every_kind",
+        ),
+        (
+            "wrong rounding",
+            "word = to_tf32(std::bit_cast<float>(word))",
+            "word = std::bit_cast<uint32_t>(std::bit_cast<float>(word))",
+            "test_tf32",
+        ),
+        ("wrong fragment", "lane % 4 == row / 2)", "lane % 4 == row % 4)", "test_every_kind"),
+        ("wrong fragment", "pair + lane / 16 * Config::kRows,", "pair,", "test_every_kind"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/tile_fma.cuh",
+        ("wrong index", "+ i * 4 + lane_index() / 8;", "+ i * 4 + lane_index() % 4;", "test_tiles_find and float"),
+        (
+            "missing NaN rule",
+            "gap <= T(0) ? T(0) : gap;  // NaN passes",
+            "gap > T(0) ? gap : T(0);",
+            "test_nan",
+        ),
+        ("wrong score", "store(thread_index(), Term::finish(score_))", "store(thread_index(), score_)", "order"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/tile_scores.cuh",
+        (
+            "wrong score",
+            "score * scale_of(left, entry) * scale_of(right, entry)",
+            "score * scale_of(left, entry)",
+            "cosine",
+        ),
+        ("out of bounds", "if (entry < left.count) part.scores", "part.scores", "test_every_kind"),
+        ("wrong launch", "while (block >= tiles_along", "while (block > tiles_along", "test_sizes"),
+        ("wrong score", "* left_scale * right_scale[j]", "* left_scale", "test_a_zero_row"),
+        ("wrong index", "operand.scale[row_of(operand.map, entry)]", "operand.scale[entry]", "test_candidates"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/tile_masks.cuh",
+        ("wrong mask", "c - r == diagonal", "r - c == diagonal", "test_tiles_find"),
+        ("wrong mask", "if (-diagonal < Config::kRows &&", "if (diagonal >= 0 &&", "test_tiles_find"),
+        ("lost tail", "r >= rows || c >= columns", "r >= rows", "test_tiles_find"),
+        ("lost tail", "if (rows < Config::kRows || columns", "if (rows < Config::kRows && columns", "test_tiles_find"),
+        ("wrong mask", "const int64_t text_group =", "const int text_group =", "test_tiles_leave_out"),
+        ("wrong index", "rules.group, rules.first + row, rows", "rules.group, row, rows", "test_tiles_leave_out"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/tile_hardest.cuh",
+        (
+            "wrong tie",
+            "for (int j = Along::kPlaces - 1; j >= 0; --j)",
+            "for (int j = 0; j < Along::kPlaces; ++j)",
+            "test_tiles_find",
+        ),
+        ("wrong tie", "return a < b ? a : b;", "return a < b ? b : a;", "test_tiles_find"),
+        ("wrong tie", "biased_key(best) >= to_reach[i]", "biased_key(best) > to_reach[i]", "test_tiles or schedules"),
+        ("wrong mask", "value >= limit[i] ?", "value > limit[i] ?", "test_tiles_leave_out"),
+        (
+            "missing NaN rule",
+            "best = max_or_nan(best, score(j));",
+            "best = best < score(j) ? score(j) : best;",
+            "test_nan",
+        ),
+        ("missing NaN rule", "value == best || value != value", "value == best", "test_nan"),
+        ("wrong index", "uint32_t(to.first_place) + place)", "place)", "test_tiles_find"),
+        ("wrong index", "rules.columns - column, anchor,", "rules.columns - column, row,", "test_tiles_find"),
+        (
+            "race",
+            "atomic_max(to.key + Along::line(i), pack_key",
+            "to.key[Along::line(i)] = (pack_key",
+            "test_tiles_find",
+        ),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/packed_key.cuh",
+        ("wrong order", "uint32_t(order_key(score)) ^ 0x80000000u", "uint32_t(order_key(score))", "test_sizes"),
+        ("wrong tie", "return ~uint32_t(key);", "return uint32_t(key);", "test_sizes"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/finish.cuh",
+        ("missing fence", "thread_fence();\n    shared.is_last", "shared.is_last", "test_last_block", "tsan"),
+        (
+            "missing fence",
+            "block_count() - 1;\n    thread_fence();",
+            "block_count() - 1;",
+            "test_last_block",
+            "tsan",
+        ),
+        (
+            "missing barrier",
+            "  sync_block();\n  if (thread_index() == 0) {\n    thread_fence",
+            "  if (thread_index() == 0) {\n    thread_fence",
+            "test_widths and 40",
+            "tsan",
+        ),
+        ("wrong ticket", "== block_count() - 1;", "== block_count() / 2;", "test_last_block or test_sizes"),
+        ("key not reset", "if (shared.is_last) atomic_add(ticket, 0u - block_count());", "", "test_sizes"),
+        ("lost tail", "b < block_count(); b +=", "b + 1 < block_count(); b +=", "test_last_block"),
+        ("wrong index", "p.out.choice[i] = p.out.choice[p.count + i] = 0", "p.out.choice[i] = 0", "test_every_kind"),
+        (
+            "wrong launch",
+            "return p.count ? tiles_along(p.count, kThreads) : 1;",
+            "return tiles_along(p.count, kThreads);",
+            "test_sizes",
+        ),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/online_negative.cuh",
+        ("key not reset", "from.key[i] = kNoNegative;", "", "test_sizes"),
+        ("wrong sum", "if (params.online == Online::kAll) return", "if (false) return", "test_sizes"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/warp.cuh",
+        ("wrong index", "bit <= kLast; bit *= 2", "bit < kLast; bit *= 2", "test_sizes"),
+        ("missing barrier", "  sync_block();\n  if (thread_index() != 0)", "  if (thread_index() != 0)", "test_sizes"),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/tile_sums.cuh",
+        ("wrong tie", "if (other > key) key", "if (other >= key) key", "test_a_chunk"),
+        ("wrong tie", "other.index < index", "other.index > index", "test_a_chunk"),
+        ("missing barrier", "    sync_block();\n    const int line", "    const int line", "test_a_chunk"),
+        (
+            "lost tail",
+            "for (int warp = 1; warp < Along::kWarps",
+            "for (int warp = 2; warp < Along::kWarps",
+            "test_a_chunk",
+        ),
+        (
+            "wrong mask",
+            "Online::kSemihard && score >= positive",
+            "Online::kSemihard && score > positive",
+            "test_duplicates",
+        ),
+    ),
+    *_of(
+        "forward",
+        "cuda/forward_walk.cuh",
+        ("lost tail", "tile < tiles * (chunk + 1) / chunks", "tile < tiles / chunks * (chunk + 1)", "test_a_chunk"),
+        (
+            "wrong index",
+            "rules.positive + line_anchor + first_line :",
+            "rules.positive + line_anchor :",
+            "test_a_chunk",
+        ),
+        (
+            "wrong index",
+            "const int64_t part = chunk * 2 * lines;",
+            "const int64_t part = chunk * lines;",
+            "test_a_chunk",
+        ),
+    ),
+    *_of(
+        "forward",
+        "cuda/forward_parts.cuh",
+        ("wrong tie", "if (other.key > sum.key)", "if (other.key >= sum.key)", "test_a_chunk"),
+        ("wrong index", "const int64_t offset = c * 2 * count;", "const int64_t offset = c * count;", "test_a_chunk"),
+        ("wrong tie", "if (key > best_key) chosen", "if (key >= best_key) chosen", "test_candidates"),
+        ("zero row", "sum == T(0) ? T(0) : T(1) / std::sqrt(sum)", "T(1) / std::sqrt(sum)", "test_a_zero_row"),
+        (
+            "lost tail",
+            "d < p.width; d += kWarpSize * kPieceSize<Element>",
+            "d < p.width; d += p.width",
+            "cosine",
+        ),
+    ),
+    *_of(
+        "forward",
+        "cuda/device/tile_order.cuh",
+        ("wrong launch", "tile_rows - first < kGroup ? tile_rows - first : kGroup", "kGroup", "test_sizes"),
+        ("wrong index", "index / (kGroup * tile_columns) * kGroup", "index / (kGroup * tile_columns)", "test_middle"),
+    ),
+    *_of(
+        "forward",
+        "cuda/forward_hardest.cuh",
+        ("wrong launch", "block - tile_rows * tile_columns);", "block);", "test_sizes"),
+        ("missing barrier", "if (is_last_block(p.finish.ticket, shared)) finish", "finish", "test_sizes"),
+    ),
+    *_of(
+        "forward",
+        "cuda/forward_plan.h",
+        ("missing rule", "if (loss.online != Online::kHardest) rules.positive = scores;", "", "test_duplicates"),
+    ),
+    *_of(
+        "forward",
+        "math/hinge.h",
+        ("wrong tie", "value <= T(0) ? T(0) : T(1)", "value < T(0) ? T(0) : T(1)", "test_duplicates"),
+        ("missing NaN rule", "value <= T(0) ? T(0) : value", "value > T(0) ? value : T(0)", "test_nan"),
+    ),
+]
+
+BACKWARD = [
+    *_of(
+        "backward",
+        "cuda/device/choosers.cuh",
+        ("wrong index", "popcount(hits[map][n] & below)", "popcount(hits[map][n])", "test_gradients"),
+        ("race", "tile += kTile, turn ^= 1", "tile += kTile", "test_hub and 12", "tsan"),
+        ("out of bounds", "found[0] + total[0] > kCapacity", "found[0] > kCapacity", "test_hub and 12"),
+        ("out of bounds", "anchor < anchors ?", "anchor <= anchors ?", "test_gradients", "asan"),
+        ("wrong index", "chosen >= 0 && chosen < rows", "chosen >= 0 && chosen <= rows", "test_gradients"),
+        ("wrong index", "< row + (other < e ? 1 : 0)", "< row + (other <= e ? 1 : 0)", "test_gradients"),
+        ("missing barrier", "    sync_block();\n    return tile", "    return tile", "test_gradients"),
+        ("wrong slope", "/ slopes.divisor *", "*", "test_objectives"),
+        ("wrong index", "slopes.grad[anchor * slopes.stride]", "slopes.grad[0]", "test_gradients"),
+    ),
+    *_of(
+        "backward",
+        "cuda/backward.cuh",
+        ("wrong index", "maps, p.first + row, rows, from", "maps, row, rows, from", "test_rows_of_a_gathered"),
+        ("lost tail", "for (int g = 1; g < groups; ++g)", "for (int g = 2; g < groups; ++g)", "test_hub and 12"),
+        (
+            "missing barrier",
+            "    sync_block();\n    if (group > 0) return;",
+            "    if (group > 0) return;",
+            "test_hub and 12",
+        ),
+        ("candidates not zeroed", "k == chosen ? sum : Sum{}", "sum", "test_candidates"),
+        (
+            "wrong index",
+            "grad == kHardText || grad == kHardTextImage;",
+            "grad == kHardText || grad == kHardImageText;",
+            "test_candidates",
+        ),
+        (
+            "wrong sign",
+            "add_order(sum, -scale, other[n], own)",
+            "add_order(sum, scale, other[n], own)",
+            "test_gradients",
+        ),
+        ("wrong index", "dense[row * p.width + column + v]", "dense[column + v]", "test_begins_with"),
+        (
+            "wrong index",
+            "Lists::kMaxRows ? end - row : Lists::kMaxRows",
+            "Lists::kMaxRows ? end - row : end - row",
+            "test_more_rows",
+        ),
+        (
+            "lost tail",
+            "for (int e = begin + warp_index(); e < end;",
+            "for (int e = begin + warp_index(); e + 1 < end;",
+            "test_gradients",
+        ),
+        ("lost tail", "const bool exists = e + n * step < end;", "const bool exists = n == 0;", "test_gradients"),
+    ),
+    *_of(
+        "backward",
+        "cuda/device/pair_terms.cuh",
+        ("wrong derivative", "-along * inverse_x * inverse_x", "-along * inverse_x", "cosine or COSINE"),
+        ("zero row", "return square == T(0) ? T(0) : T(1)", "return T(1)", "test_zero_rows"),
+        ("wrong slope", "{kByHardPair, kHardX,", "{kByPartner, kHardX,", "test_gradients"),
+        ("wrong index", "const int64_t anchor = p.first + i;", "const int64_t anchor = i;", "test_rows_of_a_gathered"),
+        ("missing check", "index >= 0 && index < limit ?", "index >= 0 ?", "test_indices_out_of_range"),
+        ("wrong index", "p.choice[p.rows + i]", "p.choice[i]", "test_candidates"),
+        (
+            "32-bit offset",
+            "return rows.data + i * rows.stride",
+            "return rows.data + int32_t(i * rows.stride)",
+            "test_gradients",
+            "plain",
+            "more than 2³¹ elements of one operand do not fit a test; on a GPU, tests/numerics.py has them",
+        ),
+    ),
+    *_of(
+        "backward",
+        "cuda/device/row_slice.cuh",
+        (
+            "missing NaN rule",
+            "return difference <= T(0) ? T(0) : difference;",
+            "return difference > T(0) ? difference : T(0);",
+            "test_nan",
+        ),
+        ("lost tail", "if (column >= width) return;", "", "test_widths", "asan"),
+    ),
+    *_of(
+        "backward",
+        "cuda/device/element.cuh",
+        ("wrong rounding", "(bits + 0x7fff + (bits >> 16 & 1)) >> 16", "bits >> 16", "test_gradients and bfloat16"),
+    ),
+    *_of(
+        "backward",
+        "cuda/device/all_slopes.cuh",
+        ("wrong mask", "group ? group[anchor] : anchor", "group ? group[anchor] : 0", "test_all_negatives"),
+        ("wrong tie", "margin + score - positive <= T(0)", "margin + score - positive < T(0)", "test_duplicates"),
+    ),
+    *_of(
+        "backward",
+        "cuda/backward_all.cuh",
+        ("wrong sign", "slope / -score", "slope / score", "test_all_negatives"),
+        ("wrong index", "p.row_anchor + row", "row", "test_all_negatives"),
+        ("lost tail", "if (row >= left.count) continue;", "", "test_all_negatives", "asan"),
+    ),
+    *_of(
+        "backward",
+        "cuda/backward_plan.h",
+        (
+            "wrong index",
+            "fill(b.all_image, 0, text, b.first + row)",
+            "fill(b.all_image, 0, text, row)",
+            "test_all_negatives",
+        ),
+        ("wrong launch", "height >= rows && rows == anchors", "height >= rows", "test_all_negatives_of_a_gathered"),
+        ("wrong index", "if (operand.scale) operand.scale += first;", "", "test_all_negatives_in_panels"),
+    ),
+]
+
+SCORE = [
+    *_of(
+        "score",
+        "cuda/device/given_scores.cuh",
+        ("out of bounds", "r < given.left.count && c <", "c <", "test_forward_objectives", "asan"),
+        ("wrong index", "r * given.left.stride + c", "r * given.left.count + c", "test_online_negatives"),
+    ),
+    *_of(
+        "score",
+        "cuda/score_forward.cuh",
+        ("wrong index", "p.diagonal[i * (p.stride + 1)]", "p.diagonal[i * p.stride]", "test_forward_objectives"),
+        (
+            "wrong launch",
+            "(block - tile_rows * tile_columns) * kThreads",
+            "block * kThreads",
+            "test_forward_objectives",
+        ),
+        (
+            "wrong index",
+            "block / tile_columns * Config::kRows",
+            "block / tile_rows * Config::kRows",
+            "test_online_negatives",
+        ),
+    ),
+    *_of(
+        "score",
+        "cuda/score_backward.cuh",
+        (
+            "wrong index",
+            "p.image_index[anchor] - p.first - first_row",
+            "p.image_index[anchor] - first_row",
+            "test_backward_of_some_rows",
+        ),
+        ("wrong index", "kSlope[which], p.first + row)", "kSlope[which], row)", "test_backward_of_some_rows"),
+        ("wrong index", "if (column + v == anchor)", "if (column + v == row)", "test_backward_of_some_rows"),
+        ("out of bounds", "if (column >= columns) return;", "", "test_backward"),
+        (
+            "lost tail",
+            "r < kRows && first_row + r < p.rows",
+            "r < kRows && first_row + r + 1 < p.rows",
+            "test_backward",
+        ),
+    ),
+    *_of(
+        "score",
+        "cuda/score.cu",
+        ("wrong launch", "params.slopes.anchors % kPieceSize<Element> == 0 &&", "", "test_backward"),
+    ),
+    *_of(
+        "score",
+        "math/order.h",
+        ("wrong tie", "score + T(0);  // −0 + 0 = +0", "score;", "test_forward"),
+        ("missing NaN rule", "canonical != canonical ? kMagnitude : key", "key", "test_infinities"),
+        ("−inf rule", "return key > order_key(-std", "return key >= order_key(-std", "test_infinities or negative"),
+    ),
+]
+
+MUTATIONS = [*FORWARD, *BACKWARD, *SCORE]
