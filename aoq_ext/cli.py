@@ -11,19 +11,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from aoq_ext._version import __version__
+from aoq_ext.commands import evaluate, mine
+from aoq_ext.commands.parsing import UsageError, make_parser
 
 _USAGE_ERROR = 2  # the exit status argparse uses
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # Modules that only an extra brings, by the name they are imported with.
 TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "numpy", "PIL", "rich", "tensorboard", "yaml"}
-
-
-class UsageError(Exception):
-    """A command line that makes no sense."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,49 +78,8 @@ def _train(argv: Sequence[str]) -> int:
     return 0
 
 
-def _mine(argv: Sequence[str]) -> int:
-    parser = _parser("mine", "List the hardest negatives of the training set, as a trained model sees it.")
-    parser.add_argument("--run", type=Path, required=True, help="the folder of a training run")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the folder for the lists (offline.lists of a configuration)"
-    )
-    parser.add_argument("--k-text", type=_positive, default=300, help="texts listed for each image (%(default)s)")
-    parser.add_argument("--k-image", type=_positive, default=60, help="images listed for each text (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
-    parsed = parser.parse_args(argv)
-
-    from aoq_ext.training.load import load_run
-    from aoq_ext.training.mining import mine_run
-
-    lists = mine_run(load_run(parsed.run, device=parsed.device), parsed.k_text, parsed.k_image)
-    lists.save(parsed.out)
-    texts, images = lists.texts.shape, lists.images.shape
-    print(
-        f"{parsed.out}: {texts[1]} texts for each of {texts[0]:,} images, "
-        f"{images[1]} images for each of {images[0]:,} texts"
-    )
-    return 0
-
-
-def _eval(argv: Sequence[str]) -> int:
-    parser = _parser("eval", "Retrieval metrics of a trained model, printed and noted in the run's metrics.json.")
-    parser.add_argument("--run", type=Path, required=True, help="the folder of a training run")
-    parser.add_argument("--split", action="append", help="a split of the run's data set; may be given again (test)")
-    parser.add_argument("--folds", type=_positive, default=1, help="evaluate in this many equal parts and average (1)")
-    parser.add_argument("--which", choices=("best", "last"), default="best", help="the weights (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="where the model runs (%(default)s)")
-    parsed = parser.parse_args(argv)
-
-    from aoq_ext.training.evaluation import evaluate_run, print_results
-    from aoq_ext.training.load import load_run
-
-    run = load_run(parsed.run, parsed.which, parsed.device)
-    print_results({split: evaluate_run(run, split, parsed.folds) for split in parsed.split or ["test"]})
-    return 0
-
-
 def _demo(argv: Sequence[str]) -> int:
-    parser = _parser(
+    parser = make_parser(
         "demo", "Train, mine, train again, evaluate, and write a report: the whole method in a few minutes."
     )
     parser.add_argument("--out", type=Path, help="the folder for everything (runs/demo; with --quick runs/demo-quick)")
@@ -139,7 +95,9 @@ def _demo(argv: Sequence[str]) -> int:
 
 
 def _doctor(argv: Sequence[str]) -> int:
-    _parser("doctor", "What is installed, what was compiled, which kernels run, and what is wrong.").parse_args(argv)
+    make_parser("doctor", "What is installed, what was compiled, which kernels run, and what is wrong.").parse_args(
+        argv
+    )
 
     from aoq_ext.doctor import main as examine
 
@@ -148,32 +106,11 @@ def _doctor(argv: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a model from a configuration file", _train),
-    "mine": ("list the hardest negatives of a training set", _mine),
-    "eval": ("measure a trained model on a split", _eval),
+    "mine": ("list the hardest negatives of a training set", mine.run),
+    "eval": ("measure a trained model on a split", evaluate.run),
     "demo": ("do all of it on the bundled data and write a report", _demo),
     "doctor": ("say what is installed, what runs, and what is wrong", _doctor),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, except that an error is one line, and `main` chooses how to show it."""
-
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    return _Parser(prog=f"aoq {name}", description=description, allow_abbrev=False)
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
-    return value
 
 
 def _usage() -> str:

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from aoq_ext.data.files import write_bytes_atomically
+from aoq_ext._files import write_bytes_atomically
 from aoq_ext.training import (
     OfflineLists,
     TrainConfig,

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aoq_ext import _mining_plain, _ops, mining
-from aoq_ext._mining_plain import ordered_dot
-from aoq_ext.mining import HardNegatives, mine_hard_negatives
+from aoq_ext import _ops
+from aoq_ext.mining import HardNegatives, api, mine_hard_negatives, plain
+from aoq_ext.mining.plain import ordered_dot
 
 
 @pytest.fixture(params=["fused", "plain"], autouse=True)
 def path(request, monkeypatch) -> str:
     """Every test runs with the operator and with plain PyTorch in its place."""
     if request.param == "plain":
-        monkeypatch.setattr(_ops, "mine_top_k", _mining_plain.mine_top_k)
+        monkeypatch.setattr(_ops, "mine_top_k", plain.mine_top_k)
     return request.param
 
 
@@ -273,10 +273,10 @@ def test_blocks_and_panels_do_not_matter(monkeypatch):
     anchors, candidates = unit_rows(50, 40, 22), with_near_ties(600, 40, 23)
     expected = mine_hard_negatives(anchors, candidates, 70)
     for rows, columns in ((1, 600), (7, 1), (50, 33), (64, 1024)):
-        monkeypatch.setattr(mining, "_LEAST_ROWS_PER_THREAD", rows)
-        monkeypatch.setattr(mining, "_MOST_ROWS_PER_THREAD", rows)
-        monkeypatch.setattr(mining, "_PLAIN_ROWS", rows)
-        monkeypatch.setattr(_mining_plain, "PANEL_COLUMNS", columns)
+        monkeypatch.setattr(api, "_LEAST_ROWS_PER_THREAD", rows)
+        monkeypatch.setattr(api, "_MOST_ROWS_PER_THREAD", rows)
+        monkeypatch.setattr(api, "_PLAIN_ROWS", rows)
+        monkeypatch.setattr(plain, "PANEL_COLUMNS", columns)
         assert_same(mine_hard_negatives(anchors, candidates, 70), (expected.indices, expected.scores))
 
 

@@ -33,6 +33,7 @@ import resvg_py  # type: ignore[import-not-found,unused-ignore]
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from aoq_ext._files import write_bytes_atomically
 from aoq_ext.data.emoji_set import (
     ARCHIVE,
     CHECKSUMS,
@@ -41,7 +42,6 @@ from aoq_ext.data.emoji_set import (
     UNSEEN_STYLE,
     encode_pixels,
 )
-from aoq_ext.data.files import write_bytes_atomically
 from aoq_ext.data.vocabulary import tokenize
 
 TOOLS = {"pillow": "13.0.0", "resvg_py": "0.5.0"}

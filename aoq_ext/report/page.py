@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aoq_ext.data.files import write_bytes_atomically
+from aoq_ext._files import write_bytes_atomically
 from aoq_ext.report import examples, prose, sections
 from aoq_ext.report.data import ReportData
 from aoq_ext.report.style import STYLE

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aoq_ext.data.files import write_bytes_atomically
+from aoq_ext._files import write_bytes_atomically
 
 _FORMAT = 1
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aoq_ext.data.files import write_bytes_atomically
+from aoq_ext._files import write_bytes_atomically
 from aoq_ext.metrics import retrieval_metrics
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.load import LoadedRun, load_run

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aoq_ext.data.files import write_bytes_atomically
+from aoq_ext._files import write_bytes_atomically
 
 
 @dataclass

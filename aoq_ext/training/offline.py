@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aoq_ext.data.files import write_atomically, write_bytes_atomically
+from aoq_ext._files import write_atomically, write_bytes_atomically
 from aoq_ext.training import streams
 from aoq_ext.training.batches import Batch, CaptionsOfImages, Indices
 from aoq_ext.training.config import ConfigError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml  # type: ignore[import-untyped]
 
-from aoq_ext.data.files import write_bytes_atomically
+from aoq_ext._files import write_bytes_atomically
 from aoq_ext.training.config import ConfigError, TrainConfig, to_dict
 
 if TYPE_CHECKING:

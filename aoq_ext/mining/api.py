@@ -1,7 +1,7 @@
 """Offline hard negatives: for every anchor the k best-scoring candidates that do not belong to it, exactly.
 
 The score of a pair is defined once, for every path: the dot product summed in float64 in one fixed order
-(`aoq_ext._mining_plain.ordered_dot`), rounded to float32. Scores are compared after that rounding, so the order of the
+(`aoq_ext.mining.plain.ordered_dot`), rounded to float32. Scores are compared after that rounding, so the order of the
 result is the order of the scores the caller sees, and equal scores are ordered by candidate index. A fast product only
 decides which pairs need that sum, under a proven error bound; hence the result does not depend on panel size, thread
 count, BLAS or device.
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import _mining_plain, _ops
-from ._embeddings import check_comparable, check_finite, check_ids, check_matrix
+from .. import _ops
+from .._embeddings import check_comparable, check_finite, check_ids, check_matrix
+from . import plain
 
 # One call of an operator cannot be interrupted, so it takes only as many anchors as keep the processor busy for a
 # second or two: this many multiply-adds a thread, between these limits.
@@ -100,7 +101,7 @@ def mine_hard_negatives(
         return HardNegatives(indices, scores)
 
     fused = anchors.device.type == "cpu" and anchors.dtype != torch.float64
-    top_k = _ops.mine_top_k if fused else _mining_plain.mine_top_k
+    top_k = _ops.mine_top_k if fused else plain.mine_top_k
     rows = _rows_per_call(candidates) if fused else _PLAIN_ROWS
     if fused:
         candidates = candidates.float().contiguous()
