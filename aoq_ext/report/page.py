@@ -7,9 +7,7 @@ from pathlib import Path
 from aoq_ext._files import write_bytes_atomically
 from aoq_ext.report import examples, prose, sections
 from aoq_ext.report.data import ReportData
-from aoq_ext.report.style import STYLE
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+from aoq_ext.report.document import document
 
 
 def render_report(data: ReportData) -> str:
@@ -24,17 +22,7 @@ def render_report(data: ReportData) -> str:
         ("limits", "What these figures do not show", prose.caveats(data)),
         ("settings", "Settings and versions", sections.config_section(data)),
     )
-    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, *_ in parts)
-    body = "".join(f'<section id="{name}"><h2>{title}</h2>{content}</section>\n' for name, title, content in parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>aoq_ext: online triplets and AOQ</title><style>{STYLE}</style></head>\n<body>"
-        f"<header>{sections.headline(data)}<nav>{links}</nav></header>\n<main>{body}</main>"
-        "<footer>Written by aoq_ext. This page is one file: it can be mailed, archived and printed.</footer>"
-        "</body></html>\n"
-    )
+    return document("aoq_ext: online triplets and AOQ", sections.headline(data), parts)
 
 
 def write_report(data: ReportData, path: str | Path) -> Path:

@@ -7,6 +7,7 @@ from html import escape
 from aoq_ext.report import words
 from aoq_ext.report.charts import SERIES, similarity_histograms, training_curves
 from aoq_ext.report.data import ReportData, Split
+from aoq_ext.report.legend import legend
 
 _LOWER_IS_BETTER = ("medr",)
 _SERIES_NAMES = {
@@ -14,7 +15,6 @@ _SERIES_NAMES = {
     "online": "online negative: hardest wrong caption of a random batch",
     "offline": "offline negative: drawn from the image’s mined list",
 }
-_DASHES = {"first": "6 4", "second": "none", "positive": "none", "online": "6 3", "offline": "2 2.5"}
 
 
 def headline(data: ReportData) -> str:
@@ -51,13 +51,13 @@ def _timeline(data: ReportData) -> str:
         f'<span class="{styles.get(step, "")}" style="flex:{seconds:.2f}" title="{escape(step)}"></span>'
         for step, seconds in data.seconds.items()
     )
-    legend = "".join(
+    steps = "".join(
         f'<li><span class="chip {styles.get(step, "")}"></span>{escape(step)}: {words.duration(seconds)}</li>'
         for step, seconds in data.seconds.items()
     )
     return (
         f'<figure><div class="steps" role="img" aria-label="time taken by each step">{bars}</div>'
-        f'<ol class="legend">{legend}</ol><figcaption>Time taken, {words.duration(total)} in all, on '
+        f'<ol class="legend">{steps}</ol><figcaption>Time taken, {words.duration(total)} in all, on '
         f"{escape(data.machine)}.</figcaption></figure>"
     )
 
@@ -116,9 +116,9 @@ def _metrics_caption(data: ReportData) -> str:
 
 def curves_section(data: ReportData) -> str:
     panels = "".join(training_curves(*data.rounds))
-    legend = _legend({"first": f"round 1, {data.rounds[0].label}", "second": f"round 2, {data.rounds[1].label}"})
+    key = legend({"first": f"round 1, {data.rounds[0].label}", "second": f"round 2, {data.rounds[1].label}"})
     return (
-        f'<figure>{legend}<div class="grid">{panels}</div>'
+        f'<figure>{key}<div class="grid">{panels}</div>'
         f"<figcaption><b>{words.curves_takeaway(*data.rounds)}</b> Rings mark the epochs whose weights are evaluated. "
         "In the shaded warm-up the online hinge runs over <em>all</em> negatives of the batch instead of the hardest, "
         "which keeps a model with random weights from collapsing; there are no offline terms yet, so both rounds begin "
@@ -131,24 +131,15 @@ def curves_section(data: ReportData) -> str:
 def similarity_section(data: ReportData) -> str:
     first, second = (run.similarities for run in data.rounds)
     panels = "".join(similarity_histograms(first, second))
-    legend = _legend({name: _SERIES_NAMES[name] for name in SERIES})
+    key = legend({name: _SERIES_NAMES[name] for name in SERIES})
     return (
-        f'<figure>{legend}<div class="grid">{panels}</div>'
+        f'<figure>{key}<div class="grid">{panels}</div>'
         f"<figcaption><b>{words.similarity_takeaway(first, second)}</b> Both panels show the same "
         f"{len(first.positive):,} training pairs with the same negatives; upright lines are medians. The offline "
         "negatives were chosen because round 1’s model rated them high, so part of any fall between the panels is a "
         "return to the mean: a new model would rate them lower even without being trained against them."
         "</figcaption></figure>"
     )
-
-
-def _legend(names: dict[str, str]) -> str:
-    items = "".join(
-        f'<li><svg viewBox="0 0 34 12" aria-hidden="true"><line class="line {style}" x1="0" x2="34" y1="6" y2="6" '
-        f'style="stroke-dasharray:{_DASHES[style]}"/></svg>{escape(name)}</li>'
-        for style, name in names.items()
-    )
-    return f'<ul class="legend">{items}</ul>'
 
 
 def config_section(data: ReportData) -> str:

@@ -9,6 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 48
+_MOST_LOG_TICKS = 9
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Axis:
 def linear_axis(label: str, low: float, high: float, count: int = 5) -> Axis:
     """Bounds widened to round ticks of 1, 2 or 5 times a power of ten, about `count` of them."""
     if high <= low:
-        low, high = low - 0.5, high + 0.5
+        room = 0.5 * max(1.0, abs(low))
+        low, high = low - room, high + room
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
@@ -47,11 +49,13 @@ def epoch_axis(count: int) -> Axis:
 
 
 def log_axis(label: str, low: float, high: float) -> Axis:
-    """Ticks at 1, 2 and 5 times the powers of ten; a linear axis where too few of them would show."""
+    """Ticks at 1, 2 and 5 times the powers of ten, or at those alone; a linear axis where too few of them show."""
     bottom, top = low / 1.15, high * 1.15
     exponents = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
     ticks = [factor * 10.0**exponent for exponent in exponents for factor in (1, 2, 5)]
     shown = tuple(tick for tick in ticks if bottom <= tick <= top)
+    if len(shown) > _MOST_LOG_TICKS:
+        shown = tuple(10.0**exponent for exponent in exponents if bottom <= 10.0**exponent <= top)
     if len(shown) < 3:
         return linear_axis(label, 0.0, high)
     return Axis(f"{label} (log scale)", bottom, top, shown, log=True)
@@ -62,6 +66,14 @@ def tick_text(value: float) -> str:
     value = round(value, 10) + 0.0
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return text.replace("-", "−")
+
+
+def axis_text(value: float) -> str:
+    """`tick_text`, with whole thousands and millions shortened to fit beside an axis: 20k, 3M."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit and float(f"{value / unit:.4g}") * unit == value:
+            return f"{tick_text(value / unit)}{letter}"
+    return tick_text(value)
 
 
 class Panel:
@@ -99,6 +111,12 @@ class Panel:
                 f"<title>{escape(self.x.label)} {tick_text(x)}: {tick_text(y)}</title></circle>"
             )
 
+    def band(self, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], style: str) -> None:
+        """The area between two curves, such as the middle 80 % of the values."""
+        there = [f"{self.column(x):.1f},{self.row(y):.1f}" for x, y in zip(xs, highs, strict=True)]
+        back = [f"{self.column(x):.1f},{self.row(y):.1f}" for x, y in zip(xs, lows, strict=True)]
+        self._marks.append(f'<polygon class="area {style}" points="{" ".join(there + back[::-1])}"/>')
+
     def ring(self, x: float, y: float, style: str, radius: float) -> None:
         """Points at one value, such as the best epoch."""
         cx, cy = self.column(x), self.row(y)
@@ -120,6 +138,15 @@ class Panel:
             f'y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         )
 
+    def level(self, y: float, label: str, style: str) -> None:
+        """A horizontal line over the full width, such as a value to compare with; `label` stands at its end."""
+        self._marks.append(
+            f'<line class="rule {style}" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
+            f'y1="{self.row(y):.1f}" y2="{self.row(y):.1f}"/>'
+            f'<text class="note" x="{WIDTH - RIGHT - 4}" y="{self.row(y) - 5:.1f}" text-anchor="end">'
+            f"{escape(label)}</text>"
+        )
+
     def render(self) -> str:
         return (
             f'<svg class="panel" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.description)}">'
@@ -134,13 +161,13 @@ class Panel:
             row = self.row(tick)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{row:.1f}" y2="{row:.1f}"/>')
             parts.append(
-                f'<text class="tick" x="{LEFT - 7}" y="{row + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>'
+                f'<text class="tick" x="{LEFT - 7}" y="{row + 4:.1f}" text-anchor="end">{axis_text(tick)}</text>'
             )
         for tick in self.x.ticks:
             column = self.column(tick)
             parts.append(f'<line class="axis" x1="{column:.1f}" x2="{column:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
             parts.append(
-                f'<text class="tick" x="{column:.1f}" y="{bottom + 17}" text-anchor="middle">{tick_text(tick)}</text>'
+                f'<text class="tick" x="{column:.1f}" y="{bottom + 17}" text-anchor="middle">{axis_text(tick)}</text>'
             )
         middle_column, middle_row = (LEFT + right) / 2, (TOP + bottom) / 2
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
