@@ -1,17 +1,18 @@
-"""Retrieval metrics of a model on a split, and of a finished run."""
+"""Retrieval metrics of a model on a split, of a finished run, and of several runs together."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 from aoq_ext._files import write_bytes_atomically
-from aoq_ext.metrics import retrieval_metrics
+from aoq_ext.metrics import ranks_from_embeddings, retrieval_metrics
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.model import DualEncoder, embed_images, embed_texts
@@ -20,32 +21,96 @@ from aoq_ext.training.run import RunFiles
 
 
 def evaluate(model: DualEncoder, pairs: EncodedPairs, folds: int = 1) -> dict[str, float]:
-    images = embed_images(model, pairs.data.images)
-    texts = embed_texts(model, pairs.tokens, pairs.lengths)
+    images, texts = _embed(model, pairs)
     return retrieval_metrics(images, texts, torch.from_numpy(pairs.caption_image).to(images.device), folds=folds)
 
 
-def evaluate_run(run: str | Path | LoadedRun, split: str, folds: int = 1) -> dict[str, Any]:
+def evaluate_run(
+    run: str | Path | LoadedRun,
+    split: str,
+    folds: int = 1,
+    resamples: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Evaluate a run's weights (its best, given a folder) on ``split``; also noted in the run's ``metrics.json``.
 
     Returns the metrics with what they were measured on: ``dataset``, ``images``, ``captions``, ``folds``, and which
-    ``weights`` (of which ``epoch``).
+    ``weights`` (of which ``epoch``). With ``resamples``, ``intervals`` as `RetrievalRanks.report` has them.
     """
-    loaded = run if isinstance(run, LoadedRun) else load_run(run)
+    loaded = _loaded(run)
     path = RunFiles(loaded.folder).metrics
     _noted(path)  # a damaged file is refused before the work
-    pairs = EncodedPairs(load_split(loaded.config.data, split), loaded.vocabulary)
-    result: dict[str, Any] = {
-        "dataset": pairs.data.name,
-        "images": len(pairs.data.images),
-        "captions": len(pairs.data.captions),
-        "folds": folds,
-        "weights": loaded.which,
-        "epoch": loaded.epoch,
-        **evaluate(loaded.model, pairs, folds),
-    }
+    result = _measure([loaded], split, folds, None, resamples, level, seed)
+    result = {**result.pop("data"), "weights": loaded.which, "epoch": loaded.epoch, **result}
     write_bytes_atomically(path, json.dumps({**_noted(path), split: result}, indent=2).encode() + b"\n")
     return result
+
+
+def evaluate_ensemble(
+    runs: Sequence[str | Path | LoadedRun],
+    split: str,
+    folds: int = 1,
+    weights: Sequence[float] | None = None,
+    resamples: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate runs whose scores are averaged, by ``weights`` if given, on the split that they all have.
+
+    Returns what `evaluate_run` does, with a list of ``runs``, each with its ``weights`` and ``epoch``. It is the result
+    of no single run, so no run's ``metrics.json`` notes it.
+    """
+    loaded = [_loaded(run) for run in runs]
+    result = _measure(loaded, split, folds, weights, resamples, level, seed)
+    members = [{"run": str(run.folder), "weights": run.which, "epoch": run.epoch} for run in loaded]
+    return {**result.pop("data"), "runs": members, "score_weights": weights and list(weights), **result}
+
+
+def _measure(
+    runs: Sequence[LoadedRun],
+    split: str,
+    folds: int,
+    weights: Sequence[float] | None,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> dict[str, Any]:
+    """The metrics of ``runs`` together, and under ``data`` what they were measured on."""
+    pairs = [EncodedPairs(load_split(run.config.data, split), run.vocabulary) for run in runs]
+    for run, other in zip(runs[1:], pairs[1:], strict=True):
+        _check_same_data(runs[0], pairs[0], run, other)
+    models = [_embed(run.model, own) for run, own in zip(runs, pairs, strict=True)]
+    data = pairs[0].data
+    owners = torch.from_numpy(pairs[0].caption_image).to(models[0][0].device)
+    ranks = ranks_from_embeddings(models, owners, folds, weights)
+    described = {"dataset": data.name, "images": len(data.images), "captions": len(data.captions), "folds": folds}
+    return {"data": described, **ranks.report(resamples, level, seed)}
+
+
+def _embed(model: DualEncoder, pairs: EncodedPairs) -> tuple[Tensor, Tensor]:
+    return embed_images(model, pairs.data.images), embed_texts(model, pairs.tokens, pairs.lengths)
+
+
+def _loaded(run: str | Path | LoadedRun) -> LoadedRun:
+    return run if isinstance(run, LoadedRun) else load_run(run)
+
+
+def _check_same_data(first_run: LoadedRun, first: EncodedPairs, run: LoadedRun, pairs: EncodedPairs) -> None:
+    """Runs may see the images at different sizes, but they must be asked the same questions in the same order."""
+    if (
+        first.data.image_names != pairs.data.image_names
+        or first.data.captions != pairs.data.captions
+        or not np.array_equal(first.caption_image, pairs.caption_image)
+    ):
+        raise ConfigError(
+            f"run: expected runs of the same data, got {_described(first)} in {first_run.folder} "
+            f"and {_described(pairs)} in {run.folder}"
+        )
+
+
+def _described(pairs: EncodedPairs) -> str:
+    return f"{pairs.data.name} ({len(pairs.data.images):,} images, {len(pairs.data.captions):,} captions)"
 
 
 def _noted(path: Path) -> dict[str, Any]:
@@ -59,30 +124,3 @@ def _noted(path: Path) -> dict[str, Any]:
             f"run: expected results by split in {path}, got a {type(known).__name__}; delete it and evaluate again"
         )
     return known
-
-
-def describe_protocol(result: dict[str, Any]) -> str:
-    """One sentence saying what the numbers mean."""
-    folds = "" if result["folds"] == 1 else f", in {result['folds']} folds, averaged"
-    return (
-        f"{result['dataset']}: {result['images']:,} images and all their {result['captions']:,} captions{folds}; "
-        f"an image counts as found at its best-ranked own caption; ties count against the query; "
-        f"weights of epoch {result['epoch']}"
-    )
-
-
-def print_results(results: dict[str, dict[str, Any]], console: Console | None = None) -> None:
-    """A table with one row per split, and the protocol under it."""
-    console = console or Console()
-    table = Table(show_edge=False)
-    table.add_column("split")
-    for direction in ("image to text", "text to image"):
-        for column in ("R@1", "R@5", "R@10", "median"):
-            table.add_column(f"{direction}\n{column}" if column == "R@1" else f"\n{column}", justify="right")
-    table.add_column("\nrsum", justify="right")
-    for split, result in results.items():
-        cells = [f"{result[f'{way}_{key}']:.1f}" for way in ("i2t", "t2i") for key in ("r1", "r5", "r10", "medr")]
-        table.add_row(split, *cells, f"{result['rsum']:.1f}")
-    console.print(table)
-    for result in results.values():
-        console.print(describe_protocol(result), highlight=False, soft_wrap=True)

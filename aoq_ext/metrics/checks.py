@@ -1,0 +1,95 @@
+"""Checks of what the metrics are asked: every error names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._embeddings import rows_of
+from .._validation import check_shape
+from .rows import Rows, as_integers
+
+
+def check_models_form(models: Any) -> None:
+    """Require a non-empty sequence of pairs."""
+    form = "a sequence of (image_embeddings, text_embeddings), one pair a model"
+    if not isinstance(models, (list, tuple)):
+        raise TypeError(f"models must be {form}, got {type(models).__name__}")
+    if not models:
+        raise ValueError(f"models must be {form}, got none")
+    for m, model in enumerate(models):
+        if not isinstance(model, (list, tuple)):
+            raise TypeError(f"models must be {form}, got {type(model).__name__} in models[{m}]")
+        if len(model) != 2:
+            raise ValueError(f"models must be {form}, got {len(model)} elements in models[{m}]")
+
+
+def check_comparable(rows: Rows, model: Rows) -> None:
+    """Require the width, dtype and device of another matrix."""
+    if rows.dtype != model.dtype:
+        expected, got = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, rows.dtype))
+        raise TypeError(f"{rows.name} must have the dtype of {model.name}, {expected}, got {got}")
+    check_device(rows, model)
+    if rows.shape[1] != model.shape[1]:
+        raise ValueError(f"{rows.name} must have the D of {model.name}, {model.shape[1]}, got {rows.shape[1]}")
+
+
+def check_device(rows: Rows, model: Rows) -> None:
+    if rows.device != model.device:
+        raise ValueError(f"{rows.name} must be on the device of {model.name}, {model.device}, got {rows.device}")
+
+
+def check_same_rows(rows: Rows, model: Rows) -> None:
+    """Require as many rows as another matrix has, on its device."""
+    if len(rows) != len(model):
+        raise ValueError(f"{rows.name} must have as many rows as {model.name}, {len(model)}, got {len(rows)}")
+    check_device(rows, model)
+
+
+def checked_ids(name: str, ids: Any, rows: Rows) -> Tensor:
+    """(n,) int64: one integer per row of ``rows``."""
+    return _integers(name, ids, len(rows), f"one integer per row of {rows.name}, shape", rows.device)
+
+
+def checked_owners(text_image_index: Any, count: int, texts: int, whose: str, images: Rows) -> Tensor:
+    """(texts,) int64 in [0, count), every image at least once; ``whose`` says what has one of them each."""
+    name = "text_image_index"
+    owners = _integers(name, text_image_index, texts, f"one integer per {whose}, shape", images.device)
+    if count == 0:
+        raise ValueError(f"{images.name} must hold at least one image, got {images.shape}")
+    outside = torch.nonzero((owners < 0) | (owners >= count)).flatten()
+    if outside.numel() > 0:
+        raise ValueError(f"{name} must be in [0, {count}), got {int(owners[outside[0]])} in {rows_of(outside)}")
+    without_text = torch.nonzero(torch.bincount(owners, minlength=count) == 0).flatten()
+    if without_text.numel() > 0:
+        raise ValueError(f"{name} must give every image a text, got none for {rows_of(without_text)}")
+    return owners
+
+
+def check_folds(folds: int, count: int) -> None:
+    if isinstance(folds, bool) or not isinstance(folds, int):
+        raise TypeError(f"folds must be an int, got {type(folds).__name__}")
+    if folds < 1 or (count and count % folds):
+        raise ValueError(f"folds must be a positive divisor of the {count} images, got {folds}")
+
+
+def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """One weight each of ``count`` models, all 1 by default."""
+    if weights is None:
+        return [1.0] * count
+    numbers = [float(weight) for weight in weights]
+    if len(numbers) != count:
+        raise ValueError(f"weights must hold one number a model, {count}, got {len(numbers)}")
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or not any(numbers):
+        raise ValueError(f"weights must be finite, none negative and not all 0, got {numbers}")
+    return numbers
+
+
+def _integers(name: str, numbers: Any, count: int, meaning: str, device: torch.device) -> Tensor:
+    integers = as_integers(name, numbers, device)
+    check_shape(name, integers, (count,), meaning)
+    return integers
