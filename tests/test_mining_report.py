@@ -376,7 +376,8 @@ def test_statistics_for_machines_are_those_of_the_page(data: MinedReportData) ->
     assert f"the skewness is {hubs['skewness']:.2f}".replace("-", "−") in text
     assert f"{suspects['anchors']} images of 30" in text and f"{suspects['pairs']} pairs in all" in text
     assert (
-        f"half of the images have a hardest negative above {score(way['score_percentiles']['hardest']['50'])}" in text
+        f"half of the images have a hardest negative of at least {score(way['score_percentiles']['hardest']['50'])}"
+        in text
     )
 
 

@@ -103,7 +103,11 @@ def _text_case(data: MinedReportData, case: Case) -> str:
 
 
 def _above(case: Case, candidate: str) -> str:
-    others = f"; {case.suspects - 1:,} more above it" if case.suspects > 1 else ""
+    others = (
+        f"; so {'is' if case.suspects == 2 else 'are'} {plural(case.suspects - 1, 'more negative')}"
+        if case.suspects > 1
+        else ""
+    )
     excess = score(case.score - case.positive)
     return f'<p class="small">listed as a wrong {candidate}, {excess} above the best own pair{others}</p>'
 

@@ -122,14 +122,14 @@ def overlap_histograms(found: list[Statistics]) -> list[str]:
         shared = statistics.overlap
         if shared is None or not np.isfinite(shared.shared).any():
             continue
-        edges = np.linspace(0.0, 1.0, 21)
+        edges = np.linspace(-0.05, 1.05, 12)  # so that every tenth, all that a list of ten can share, has its own bin
         chosen = {"online": _level(shared.levels, 10), "last": len(shared.levels) - 1}
         heights = {
             style: _shares(shared.shared[:, column][np.isfinite(shared.shared[:, column])], edges)
             for style, column in chosen.items()
         }
         y = linear_axis("anchors in the bin (%)", 0.0, max(float(height.max()) for height in heights.values()))
-        x = linear_axis("also in the earlier list (%)", 0.0, 100.0)
+        x = Axis("also in the earlier list (%)", -5.0, 105.0, (0.0, 20.0, 40.0, 60.0, 80.0, 100.0))
         title = statistics.direction.title
         panel = Panel(title, f"{title}: histogram of the share of each list that the earlier mining had too", x, y)
         for style, height in heights.items():

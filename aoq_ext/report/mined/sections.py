@@ -30,10 +30,14 @@ _TODO_HUBS = (
     "draw from a longer list (larger k), so that hubs fill less of it; check that embeddings are normalised; "
     "correct or drop captions that fit everything."
 )
+_SUSPECT_FIGURES = (
+    "First figure: everything in the shaded part is suspected. Second figure: how many of the negatives at each rank "
+    "are; where the curve falls fast, leaving out the first few ranks is enough."
+)
 _TODO_SUSPECTS = (
-    "give pairs that show the same thing, above all captions repeated word for word, the same group; or leave "
-    "out negatives above the own pair (a margin) or above a fixed score (max_score) when mining. If the "
-    "listed answers are plainly wrong, leave them in: they are what training is for."
+    "give pairs that show the same thing, above all captions repeated word for word, the same group; or mine with "
+    "a limit below the own pair (margin, relative_margin) or a fixed one (max_score). If the listed answers are "
+    "plainly wrong, leave them in: they are what training is for."
 )
 _TODO_OVERLAP = (
     "while much changes between two minings, mine again after some epochs; once little does, stop mining and "
@@ -113,11 +117,19 @@ def hardness(found: Found) -> str:
         f'<figure>{legend(shown)}<div class="grid">{"".join(histograms)}</div><figcaption><b>{takeaway}</b><br>'
         "Upright lines are medians. Anchors without a negative at a rank do not count there.</figcaption></figure>"
         f"{table('Scores: 10 % / 50 % / 90 % of the anchors are below', _titles(found), rows)}"
-        f'<figure><div class="grid">{"".join(curves)}</div><figcaption>The line is the median score at each rank, the '
+        f"{_curves(curves)}"
+        f"{_todo(_TODO_HARDNESS)}"
+    )
+
+
+def _curves(panels: list[str]) -> str:
+    if not panels:
+        return ""
+    return (
+        f'<figure><div class="grid">{"".join(panels)}</div><figcaption>The line is the median score at each rank, the '
         "band holds the middle 80 % of the anchors; the level line is the median own pair. A steep start means that "
         "few negatives are really hard; a flat end means that a longer list would bring more of the same kind."
         "</figcaption></figure>"
-        f"{_todo(_TODO_HARDNESS)}"
     )
 
 
@@ -170,9 +182,8 @@ def suspects(data: MinedReportData, found: Found) -> str:
         "<p>A negative that scores above the anchor’s own best pair is either a mistake of the model, which training "
         "should correct, or a <b>false negative</b>: an answer that fits, but that the data set gives to another "
         "image. <b>Look</b> at the cards: would you call the listed answer wrong?</p>"
-        f"<figure>{figure}<figcaption><b>{takeaway}</b><br>Left: everything in the shaded part is suspected. "
-        "Right: the share of the negatives at each rank that are; where it falls fast, leaving out the first few ranks "
-        f"is enough.</figcaption></figure>{galleries}"
+        f"<figure>{figure}<figcaption><b>{takeaway}</b><br>{_SUSPECT_FIGURES if figures else ''}</figcaption></figure>"
+        f"{galleries}"
         f"{_todo(_TODO_SUSPECTS)}"
     )
 

@@ -11,6 +11,7 @@ MINED_STYLE = (
 svg .area.last,svg .rule.last{stroke-dasharray:10 3 2 3}
 svg .area.first{stroke-dasharray:6 4}
 svg .note{fill:var(--ink)}
+.grid svg.panel{max-width:620px}
 img.photo{image-rendering:auto}
 img.mini{width:44px;height:44px}
 .comparison th[scope=row]{white-space:normal}

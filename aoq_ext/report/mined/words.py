@@ -46,11 +46,11 @@ def hardness_takeaway(statistics: Statistics) -> str:
     if "hardest" not in series:
         return f"{direction.title}: no negatives are listed."
     medians = {name: median(values) for name, values in series.items()}
-    parts = [f"a hardest negative above {score(medians['hardest'])}"]
+    parts = [f"a hardest negative of at least {score(medians['hardest'])}"]
     if "last" in medians:
-        parts.append(f"a negative at rank {direction.lists.k} above {score(medians['last'])}")
+        parts.append(f"a negative at rank {direction.lists.k} of at least {score(medians['last'])}")
     if "positive" in medians:
-        parts.append(f"an own pair above {score(medians['positive'])}")
+        parts.append(f"an own pair of at least {score(medians['positive'])}")
     return f"{direction.title}: half of the {direction.anchor}s have {listed(parts)}."
 
 
