@@ -57,6 +57,8 @@ def test_shipped_configurations_are_the_defaults_and_their_second_round() -> Non
 def test_overrides_go_before_the_file() -> None:
     config = load_config(CONFIGS / "round1.yaml", seed=4, **{"optimizer.lr": 0.5, "data.validation_split": None})
     assert (config.seed, config.optimizer.lr, config.data.validation_split) == (4, 0.5, None)
+    again = load_config(CONFIGS / "aoq.yaml", **{"offline.remine_every": 5, "offline.lists": None})
+    assert again.offline == OfflineConfig(remine_every=5)
 
 
 def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
@@ -90,6 +92,8 @@ def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
         ({"loss": LossConfig(margin_offline=float("inf"))}, "loss.margin_offline: expected a finite number, got inf"),
         ({"loss": LossConfig(beta=float("nan"))}, "loss.beta: expected a finite number, got nan"),
         ({"loss": LossConfig(objective="offline_triplet")}, "offline.lists: expected the folder that `aoq mine` wrote"),
+        ({"offline": OfflineConfig(remine_every=0)}, "offline.remine_every: expected a positive number of epochs or"),
+        ({"offline": OfflineConfig(stale_after=-1)}, "offline.stale_after: expected 0 or more epochs or null, got -1"),
         ({"data": DataConfig(loader="load_emoji")}, "data.loader: expected a dotted path"),
         ({"data": DataConfig(loader="aoq_ext.nothing.load")}, "data.loader: cannot import 'aoq_ext.nothing.load'"),
         ({"data": DataConfig(loader="aoq_ext.data.load")}, "data.loader: the module 'aoq_ext.data' has no 'load'"),

@@ -163,8 +163,11 @@ def test_one_line_an_epoch_when_nobody_watches(tmp_path: Path) -> None:
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     text = io.StringIO()
-    train(toy_config(tmp_path / "run"), console=Console(file=text, force_terminal=True, width=100))
+    loss, offline = LossConfig(objective="offline_triplet"), OfflineConfig(remine_every=5)
+    config = toy_config(tmp_path / "run", loss=loss, offline=offline)
+    train(config, console=Console(file=text, force_terminal=True, width=100))
     assert "15/15" in text.getvalue()
+    assert "mined with the weights of epoch 1 in " in text.getvalue()
 
 
 def test_weights_of_other_encoders_are_refused(tmp_path: Path) -> None:

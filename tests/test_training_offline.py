@@ -1,9 +1,14 @@
-"""Offline negatives: what is drawn, and which lists are refused."""
+"""The order of the pairs, mined lists on disk, and mining again while a model trains."""
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +16,16 @@ import torch
 
 pytest.importorskip("lightning_fabric")
 
+from rich.console import Console
 from test_training_toy import CAPTIONS, CONCEPTS, STYLES, adaptive, load_toy, mined, toy_config, trained
 
 from aoq_ext.data import ImageTextData
-from aoq_ext.training import ConfigError, OfflineLists, load_run, train
-from aoq_ext.training.batches import Batch, CaptionsOfImages, PairBatches
-from aoq_ext.training.offline import OfflineSampler, fingerprint_data, fingerprint_weights
+from aoq_ext.mining.sampler import MinedFrom, OfflineNegativeSampler, StaleNegativesWarning, fingerprint_tensors
+from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, OfflineLists, load_run, mine_run, train
+from aoq_ext.training.batches import CaptionsOfImages, PairBatches
+from aoq_ext.training.config import TrainConfig, mined_at
+from aoq_ext.training.offline import fingerprint_data, fingerprint_weights
+from aoq_ext.training.run import RunFiles
 
 IMAGES, TEXTS = CONCEPTS * STYLES, CONCEPTS * STYLES * CAPTIONS
 
@@ -45,11 +54,6 @@ def data() -> ImageTextData:
 @pytest.fixture
 def captions(data: ImageTextData) -> CaptionsOfImages:
     return CaptionsOfImages(data.caption_image, len(data.images))
-
-
-def batches(captions: CaptionsOfImages, epochs: int = 40) -> list[Batch]:
-    order = PairBatches(captions, batch_size=8, seed=3)
-    return [batch for epoch in range(epochs) for batch in order.epoch(epoch)]
 
 
 def test_an_epoch_shows_every_image_once_with_a_caption_of_its_own(
@@ -85,72 +89,87 @@ def test_an_image_without_captions_is_refused() -> None:
         CaptionsOfImages(np.array([0, 0, 2]), 3)
 
 
-def test_draws_come_from_the_top_of_the_lists(data: ImageTextData, captions: CaptionsOfImages) -> None:
-    lists = fake_lists(data)
-    sampler = OfflineSampler(lists, captions, data.caption_image, top_texts=15, top_images=3, seed=0)
-    text_places, image_places = set(), set()
-    for batch in batches(captions):
-        draw = sampler.draw(batch)
-        rows = np.arange(len(batch.image))
-        text_place = (lists.texts[batch.image] == draw.hard_text[:, None]).argmax(axis=1)
-        image_place = (lists.images[batch.caption] == draw.hard_image[:, None]).argmax(axis=1)
-        assert (lists.texts[batch.image][rows, text_place] == draw.hard_text).all()
-        assert (lists.images[batch.caption][rows, image_place] == draw.hard_image).all()
-        assert (image_place == text_place // 5).all()  # one draw for both sides, 15 places to 3
-        assert (draw.hard_text_image == data.caption_image[draw.hard_text]).all()
-        assert (data.caption_image[draw.hard_image_text] == draw.hard_image).all()
-        assert (data.group_ids[draw.hard_image] != data.group_ids[batch.image]).all()
-        text_places |= set(text_place.tolist())
-        image_places |= set(image_place.tolist())
-    assert text_places == set(range(15))
-    assert image_places == set(range(3))
-
-
-def test_missing_ends_are_never_drawn(data: ImageTextData, captions: CaptionsOfImages) -> None:
-    lists = fake_lists(data)
-    sampler = OfflineSampler(lists, captions, data.caption_image, top_texts=300, top_images=60, seed=0)
-    seen: dict[int, set[int]] = {}
-    for batch in batches(captions, epochs=300):
-        draw = sampler.draw(batch)
-        assert (draw.hard_text >= 0).all()
-        assert (draw.hard_image >= 0).all()
-        for image, text in zip(batch.image.tolist(), draw.hard_text.tolist(), strict=True):
-            seen.setdefault(image, set()).add(text)
-    assert seen[0] == set(lists.texts[0, :20].tolist())  # all that exist, and nothing else
-
-
-def test_draws_are_a_function_of_seed_and_step(data: ImageTextData, captions: CaptionsOfImages) -> None:
-    lists = fake_lists(data)
-    first, again, other = (OfflineSampler(lists, captions, data.caption_image, seed=seed) for seed in (0, 0, 1))
-    early, late = batches(captions)[0], batches(captions)[9]
-    late_alone = first.draw(late)
-    first.draw(early)
-    assert (again.draw(late).hard_text == late_alone.hard_text).all()
-    assert (again.draw(late).hard_image_text == late_alone.hard_image_text).all()
-    assert (other.draw(late).hard_text != late_alone.hard_text).any()
-    assert (first.draw(Batch(1, early.image, early.caption)).hard_text != first.draw(early).hard_text).any()
-
-
 @pytest.mark.parametrize(("side", "anchor", "candidate"), [("texts", "image", "text"), ("images", "text", "image")])
-def test_an_anchor_without_negatives_is_refused(
-    data: ImageTextData, captions: CaptionsOfImages, side: str, anchor: str, candidate: str
-) -> None:
+def test_an_anchor_without_negatives_is_refused(data: ImageTextData, side: str, anchor: str, candidate: str) -> None:
     lists = fake_lists(data)
     getattr(lists, side)[7] = -1
-    message = rf"expected at least one negative {candidate} for every {anchor}, got none for 1 .* is {anchor} 7\)"
+    message = rf"offline.lists: .* one negative {candidate} for every {anchor}, got none for 1 .* is {anchor} 7\)"
     with pytest.raises(ConfigError, match=message):
-        OfflineSampler(lists, captions, data.caption_image)
+        lists.sampler(data.caption_image)
 
 
-def test_lists_survive_the_disk(tmp_path: Path, data: ImageTextData) -> None:
+def with_everything(data: ImageTextData) -> OfflineLists:
     lists = fake_lists(data)
+    text_scores, image_scores = (
+        np.where(array >= 0, np.float32(0.5), -np.inf).astype(np.float32) for array in (lists.texts, lists.images)
+    )
+    return replace(
+        lists,
+        text_scores=text_scores,
+        image_scores=image_scores,
+        text_image=data.caption_image,
+        embeddings_fingerprint="e",
+        run="runs/round1",
+        epoch=7,
+    )
+
+
+@pytest.mark.parametrize("make", [fake_lists, with_everything])
+def test_lists_survive_the_disk(
+    tmp_path: Path, data: ImageTextData, make: Callable[[ImageTextData], OfflineLists]
+) -> None:
+    lists = make(data)
+    with_everything(data).save(tmp_path)  # of which nothing is left
     loaded = OfflineLists.load(lists.save(tmp_path))
-    assert (loaded.texts == lists.texts).all()
-    assert (loaded.images == lists.images).all()
+    for field in fields(OfflineLists):
+        before, after = getattr(lists, field.name), getattr(loaded, field.name)
+        assert type(before) is type(after) or isinstance(after, np.memmap)
+        assert np.array_equal(before, after)
     loaded.check_matches(data)
+    assert loaded.fingerprint() == lists.fingerprint()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["format"] == 2
     assert manifest["texts"]["shape"] == [IMAGES, 40]
     assert manifest["images"]["shape"] == [TEXTS, 20]
+    known = {"manifest.json", *(entry["file"] for entry in manifest.values() if isinstance(entry, dict))}
+    assert {path.name for path in tmp_path.iterdir()} == known
+
+
+def test_saved_lists_serve_without_the_training_package(tmp_path: Path, data: ImageTextData) -> None:
+    lists = with_everything(data)
+    negatives = OfflineNegativeSampler.from_folder(lists.save(tmp_path), expected_fingerprint=fingerprint_data(data))
+    negatives.check("e")
+    pairs = torch.from_numpy(data.caption_image), torch.arange(TEXTS)
+    draw, expected = negatives.draw(*pairs, 5), lists.sampler(data.caption_image).draw(*pairs, 5)
+    assert torch.equal(draw.hard_text, expected.hard_text)
+    assert torch.equal(draw.hard_image_text, expected.hard_image_text)
+    assert negatives.mined_from == MinedFrom("runs/round1", 7, "w", "e")
+
+
+def test_lists_of_the_first_format_are_read(tmp_path: Path, data: ImageTextData) -> None:
+    lists = fake_lists(data)
+    lists.save(tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    first = {name: manifest[name] for name in ("what", "data_fingerprint", "weights_fingerprint", "texts", "images")}
+    for side in ("texts", "images"):
+        first[side]["k"] = first[side]["shape"][1]
+    path.write_text(json.dumps({"format": 1, **first}))
+    loaded = OfflineLists.load(tmp_path)
+    assert loaded.fingerprint() == lists.fingerprint()
+    assert (loaded.text_scores, loaded.text_image, loaded.run, loaded.epoch) == (None, None, None, None)
+
+
+def test_fingerprints_do_not_depend_on_how_much_is_hashed_at_once(
+    data: ImageTextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = fake_lists(data)
+    turned = replace(lists, texts=np.asfortranarray(lists.texts))
+    known = lists.fingerprint(), fingerprint_data(data)
+    assert turned.fingerprint() == known[0]
+    monkeypatch.setattr("aoq_ext.training.offline._HASHED_BYTES", 300)
+    assert (lists.fingerprint(), fingerprint_data(data)) == known
+    assert turned.fingerprint() == known[0]
 
 
 def test_altered_missing_and_foreign_lists_are_refused(tmp_path: Path, data: ImageTextData) -> None:
@@ -169,7 +188,7 @@ def test_altered_missing_and_foreign_lists_are_refused(tmp_path: Path, data: Ima
     with pytest.raises(ConfigError, match=r"manifest.json is not valid JSON"):
         OfflineLists.load(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 9}')
-    with pytest.raises(ConfigError, match=r"expected format 1 .* got 9"):
+    with pytest.raises(ConfigError, match=r"expected format 1 to 2 .* got 9"):
         OfflineLists.load(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"expected an object in .*manifest.json, got a list; mine again"):
@@ -200,9 +219,106 @@ def test_mining_a_run_keeps_groups_apart_and_finds_the_hardest(tmp_path: Path, d
     found = scores.gather(1, torch.from_numpy(lists.texts.astype(np.int64)))
     torch.testing.assert_close(found, hardest.topk(30, dim=1).values)
     assert lists.weights_fingerprint == fingerprint_weights(loaded.model.state_dict())
+    assert (lists.run, lists.epoch, lists.text_scores) == (str(run), loaded.epoch, None)
+    assert (lists.text_image == data.caption_image).all()
+    embeddings = loaded.embed_images(data.images), loaded.embed_texts(data.captions)
+    assert lists.embeddings_fingerprint == fingerprint_tensors(*embeddings)
+    scored = mine_run(loaded, k_text=30, k_image=15, scores=True)
+    assert scored.fingerprint() == lists.fingerprint()
+    assert scored.text_scores is not None and scored.image_scores is not None
+    torch.testing.assert_close(torch.from_numpy(scored.text_scores), found)
+    assert scored.image_scores.shape == scored.images.shape
 
 
 def test_training_refuses_lists_of_another_data_set(tmp_path: Path) -> None:
     folder = fake_lists(load_toy("val"), k_text=10, k_image=5).save(tmp_path / "lists")
     with pytest.raises(ConfigError, match=r"offline.lists: expected lists for 40 images"):
         train(toy_config(tmp_path / "run", **adaptive(folder)))
+
+
+def remining(**offline: Any) -> dict[str, Any]:
+    """The changes that make a toy run mine its own negatives."""
+    options = {"top_texts": 20, "top_images": 10, "remine_every": 1, **offline}
+    return {"loss": LossConfig(objective="adaptive_quintuplet"), "offline": OfflineConfig(**options)}
+
+
+@pytest.mark.parametrize(
+    ("lists", "warmup", "every", "expected"),
+    [
+        (None, 2, 2, [2, 2, 4, 4, 6]),
+        ("lists", 2, 2, [None, None, 4, 4, 6]),
+        (None, 0, 3, [0, 0, 0, 3, 3, 3, 6]),
+        ("lists", 3, 9, [None, None, None, None]),
+        ("lists", 5, None, [None, None]),
+    ],
+)
+def test_when_lists_are_mined(lists: str | None, warmup: int, every: int | None, expected: list[int | None]) -> None:
+    config = TrainConfig(warmup_epochs=warmup, offline=OfflineConfig(lists=lists, remine_every=every))
+    assert [mined_at(config, epoch) for epoch in range(warmup, 7)] == expected
+
+
+def test_lists_are_mined_with_the_weights_of_the_moment(tmp_path: Path) -> None:
+    """A run that stops where another mines ends with the weights that mine there."""
+    text = io.StringIO()
+    config = toy_config(tmp_path / "run", **remining(remine_every=2), epochs=4)
+    train(config, console=Console(file=text, width=200))
+    files = RunFiles(config.run)
+    assert [path.name for path in files.negatives.iterdir()] == ["epoch-003"]
+    lists = OfflineLists.load(files.mined_lists(3))
+    history = History.load(files.history)
+    assert ["mining" in entry for entry in history.epochs] == [False, True, False, True]
+    assert history.epochs[3]["mining"]["seconds"] > 0
+    lines = [line for line in text.getvalue().splitlines() if "mined" in line]
+    assert [line.split(" in ")[0] for line in lines] == [
+        "mined with the weights of epoch 1",
+        "mined with the weights of epoch 3",
+    ]
+    assert (lists.run, lists.epoch, lists.texts.shape, lists.images.shape) == (
+        config.run,
+        3,
+        (IMAGES, 20),
+        (TEXTS, 10),
+    )
+    state = torch.load(files.miner, weights_only=True)
+    assert lists.weights_fingerprint == fingerprint_weights(state["model"])
+    last = load_run(config.run, "last")
+    assert lists.weights_fingerprint != fingerprint_weights(last.model.state_dict())
+    last.model.load_state_dict(state["model"])
+    assert mine_run(last, 20, 10).fingerprint() == lists.fingerprint()
+
+
+def test_lists_serve_until_the_first_mining(tmp_path: Path, data: ImageTextData) -> None:
+    given = fake_lists(data).save(tmp_path / "lists")
+    once = toy_config(tmp_path / "once", **remining(lists=str(given), remine_every=None), epochs=3)
+    again = toy_config(tmp_path / "again", **remining(lists=str(given), remine_every=1), epochs=3)
+    for config in (once, again):
+        train(config)
+    first, second = (History.load(RunFiles(config.run).history).epochs for config in (once, again))
+    assert [entry["loss"] for entry in first[:2]] == [entry["loss"] for entry in second[:2]]
+    assert first[2]["loss"] != second[2]["loss"]
+    assert ["mining" in entry for entry in second] == [False, False, True]
+    assert not RunFiles(once.run).negatives.exists()
+
+
+def test_without_lists_a_run_must_mine(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"offline.lists: expected the folder .* or set offline.remine_every"):
+        train(toy_config(tmp_path / "run", **remining(remine_every=None)))
+
+
+def stale_warnings(config: TrainConfig) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(config)
+    return [str(warning.message) for warning in caught if warning.category is StaleNegativesWarning]
+
+
+def test_stale_lists_are_warned_of_once(tmp_path: Path, data: ImageTextData) -> None:
+    given = str(replace(fake_lists(data), run="runs/round1", epoch=7).save(tmp_path / "lists"))
+    options = {"lists": given, "remine_every": None}
+    (warning,) = stale_warnings(toy_config(tmp_path / "given", **remining(**options, stale_after=1)))
+    assert "weights of epoch 7 of runs/round1, not from those of" in warning
+    assert "offline.remine_every" in warning
+    assert stale_warnings(toy_config(tmp_path / "silent", **remining(**options))) == []
+    (warning,) = stale_warnings(toy_config(tmp_path / "rare", **remining(remine_every=9, stale_after=1), epochs=5))
+    assert "2 epochs ago, expected at most 1" in warning
+    assert stale_warnings(toy_config(tmp_path / "often", **remining(remine_every=2, stale_after=1))) == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ pytest.importorskip("lightning_fabric")
 
 from test_training_toy import adaptive, mined, toy_config, trained
 
-from aoq_ext.training import ConfigError, History, OfflineLists, TrainConfig, train
+from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, OfflineLists, TrainConfig, train
 from aoq_ext.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from aoq_ext.training.run import RunFiles
 
@@ -58,10 +60,21 @@ def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mined(trained(folder, epochs=2), folder)
 
 
+def remining(**offline: Any) -> dict[str, Any]:
+    """The changes that make a toy run mine its own negatives."""
+    options = {"top_texts": 20, "top_images": 10, **offline}
+    return {"loss": LossConfig(objective="adaptive_quintuplet"), "offline": OfflineConfig(**options)}
+
+
 @pytest.mark.parametrize("stops", [[1], [4], [5], [8, 11], [3, 6, 14]], ids=str)
-@pytest.mark.parametrize("objective", ["online_triplet", "adaptive_quintuplet"])
-def test_resumed_equals_uninterrupted(tmp_path: Path, lists: Path, objective: str, stops: list[int]) -> None:
-    changes = adaptive(lists) if objective == "adaptive_quintuplet" else {}
+@pytest.mark.parametrize("negatives", ["online", "given", "mined", "given, then mined"])
+def test_resumed_equals_uninterrupted(tmp_path: Path, lists: Path, negatives: str, stops: list[int]) -> None:
+    changes = {
+        "online": {},
+        "given": adaptive(lists),
+        "mined": remining(remine_every=1),
+        "given, then mined": remining(lists=str(lists), remine_every=1),
+    }[negatives]
     whole = toy_config(tmp_path / "whole", **changes)
     train(whole)
     parts = toy_config(tmp_path / "parts", **changes)
@@ -78,30 +91,112 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, lists: Path, objective: st
 KILL = """
 import os, signal, sys
 from pathlib import Path
+from test_training_resume import remining
 from test_training_toy import toy_config
-from aoq_ext.training import train
+from aoq_ext.training import OfflineLists, train
 
-def kill(steps):
-    if steps == int(sys.argv[2]):
+def kill(steps=None):
+    if steps in (None, int(sys.argv[3])):
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(toy_config(Path(sys.argv[1])), resume=True, on_step=kill)
+if sys.argv[3] == "mining":  # with one list written
+    import aoq_ext.training.offline as offline
+    hash_file = offline.hash_file
+    offline.hash_file = lambda path: kill() if "epoch-002" in str(path) else hash_file(path)
+    sys.argv[3] = "-1"
+changes = remining(remine_every=1) if sys.argv[2] == "mined" else {}
+train(toy_config(Path(sys.argv[1]), **changes), resume=True, on_step=kill)
 """
 
 
-def test_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+def run_until_killed(run: str, negatives: str, when: str) -> None:
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
-    killed = toy_config(tmp_path / "killed")
-    command = [sys.executable, "-c", KILL, killed.run, "8"]
+    command = [sys.executable, "-c", KILL, run, negatives, when]
     result = subprocess.run(command, env=environment, capture_output=True, timeout=120)
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+
+
+@pytest.mark.parametrize("negatives", ["online", "mined"])
+def test_killed_run_resumes_to_the_same_weights(tmp_path: Path, negatives: str) -> None:
+    changes = remining(remine_every=1) if negatives == "mined" else {}
+    killed = toy_config(tmp_path / "killed", **changes)
+    run_until_killed(killed.run, negatives, "8")
     assert load_checkpoint(RunFiles(killed.run).last)["step"] == 6  # the last multiple of checkpoint_every before 8
     train(killed, resume=True)
-    whole = toy_config(tmp_path / "whole")
+    whole = toy_config(tmp_path / "whole", **changes)
     train(whole)
     assert same(final(killed), final(whole))
     assert not list(Path(killed.run).glob("*.tmp"))
+
+
+def test_a_run_killed_while_it_mines_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    killed = toy_config(tmp_path / "killed", **remining(remine_every=1))
+    run_until_killed(killed.run, "mined", "mining")
+    files = RunFiles(killed.run)
+    assert load_checkpoint(files.last)["step"] == 10
+    assert {path.name for path in files.negatives.iterdir()} == {
+        "epoch-001",
+        ".epoch-002.tmp",
+    }  # the old ones are whole
+    OfflineLists.load(files.mined_lists(1))
+    train(killed, resume=True)
+    whole = toy_config(tmp_path / "whole", **remining(remine_every=1))
+    train(whole)
+    assert same(final(killed), final(whole))
+    assert {path.name for path in files.negatives.iterdir()} == {"epoch-002"}
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGE: dict[str, Callable[[RunFiles], object]] = {
+    "nothing": lambda files: None,
+    "no lists": lambda files: shutil.rmtree(files.negatives),
+    "lists cut short": lambda files: damage(files.mined_lists(1) / "hard_images.npy"),
+    "no manifest": lambda files: (files.mined_lists(1) / "manifest.json").unlink(),
+    "other lists": lambda files: put_other_lists(files),
+}
+
+
+def put_other_lists(files: RunFiles) -> None:
+    """Whole, of the right weights by their own account, and wrong."""
+    lists = OfflineLists.load(files.mined_lists(1))
+    replace(lists, texts=lists.texts[:, ::-1].copy(), images=lists.images.copy()).save(files.mined_lists(1))
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("checkpoint", [6, 100], ids=["past the mining", "at the mining"])
+def test_lost_lists_are_mined_again_to_the_same_bits(tmp_path: Path, what: str, checkpoint: int) -> None:
+    changes = {"epochs": 2, "checkpoint_every": checkpoint, **remining(remine_every=3)}
+    whole, parts = (toy_config(tmp_path / name, **changes) for name in ("whole", "parts"))
+    train(whole)
+    with pytest.raises(Stop):
+        train(parts, on_step=stop_at(8))
+    files = RunFiles(parts.run)
+    assert load_checkpoint(files.last)["step"] == (6 if checkpoint == 6 else 5)
+    DAMAGE[what](files)
+    train(parts, resume=True)
+    assert same(final(parts), final(whole))
+    mined, expected = (OfflineLists.load(RunFiles(config.run).mined_lists(1)) for config in (parts, whole))
+    assert mined.fingerprint() == expected.fingerprint()
+
+
+def test_lists_that_cannot_be_mined_again_are_refused(tmp_path: Path) -> None:
+    config = toy_config(tmp_path / "run", **remining(remine_every=3))
+    files = RunFiles(config.run)
+    with pytest.raises(Stop):
+        train(config, on_step=stop_at(9))
+    content = load_checkpoint(files.miner)
+    shutil.rmtree(files.negatives)
+    files.miner.unlink()
+    with pytest.raises(CheckpointError, match=r"miner.ckpt is missing"):
+        train(config, resume=True)
+    content["model"] = load_checkpoint(files.last)["model"]
+    save_checkpoint(files.miner, content)
+    with pytest.raises(ConfigError, match=r"epoch-001 does not hold the lists .* and .*miner.ckpt not the weights"):
+        train(config, resume=True)
 
 
 def test_same_seed_same_weights_other_seed_other_weights(tmp_path: Path) -> None:

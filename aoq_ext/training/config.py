@@ -69,6 +69,11 @@ class OfflineConfig:
     """A hard text is drawn from this many of the hardest of each image..."""
     top_images: int = 60
     """...and a hard image from this many of the hardest of each text."""
+    remine_every: int | None = None
+    """Epochs after which the training set is mined again with the weights of that moment, from the first epoch with
+    offline terms on; lists, where given, serve until the first time. null: lists serve to the end, as in the paper."""
+    stale_after: int | None = None
+    """Warn when the lists are of weights this many epochs behind, or of another run; null: never."""
 
 
 @dataclass
@@ -116,7 +121,15 @@ class TrainConfig:
 
 
 # What may differ between a run and its resumption: where and how it is carried out, not what it computes.
-_MAY_CHANGE = ("run", "checkpoint_every", "on_collapse", "collapse_patience", "accelerator", "threads")
+_MAY_CHANGE = (
+    "run",
+    "checkpoint_every",
+    "on_collapse",
+    "collapse_patience",
+    "accelerator",
+    "threads",
+    "offline.stale_after",
+)
 
 
 def check(config: TrainConfig) -> None:
@@ -151,6 +164,12 @@ def check(config: TrainConfig) -> None:
             raise ConfigError(f"{name}: expected a finite number, got {value}")
     if config.threads is not None and config.threads < 1:
         raise ConfigError(f"threads: expected a positive number or null, got {config.threads}")
+    if config.offline.remine_every is not None and config.offline.remine_every < 1:
+        raise ConfigError(
+            f"offline.remine_every: expected a positive number of epochs or null, got {config.offline.remine_every}"
+        )
+    if config.offline.stale_after is not None and config.offline.stale_after < 0:
+        raise ConfigError(f"offline.stale_after: expected 0 or more epochs or null, got {config.offline.stale_after}")
     if config.batch_size < 2:
         raise ConfigError(
             f"batch_size: expected at least 2, since a pair alone has no negatives, got {config.batch_size}"
@@ -165,15 +184,26 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
     if config.optimizer.weight_decay < 0:
         raise ConfigError(f"optimizer.weight_decay: expected 0 or more, got {config.optimizer.weight_decay}")
-    if needs_offline(config) and config.offline.lists is None:
+    if needs_offline(config) and config.offline.lists is None and config.offline.remine_every is None:
         raise ConfigError(
             f"offline.lists: expected the folder that `aoq mine` wrote, which the objective "
-            f"{config.loss.objective!r} needs, got null"
+            f"{config.loss.objective!r} needs, got null; or set offline.remine_every to mine while training"
         )
 
 
 def needs_offline(config: TrainConfig) -> bool:
     return config.loss.objective != "online_triplet" and config.warmup_epochs < config.epochs
+
+
+def mined_at(config: TrainConfig, epoch: int) -> int | None:
+    """How many epochs the weights have seen that mine the lists of ``epoch`` (from 0); None: ``offline.lists``."""
+    every = config.offline.remine_every
+    if every is None:
+        return None
+    since = epoch - config.warmup_epochs
+    if since < every and config.offline.lists is not None:
+        return None
+    return config.warmup_epochs + since // every * every
 
 
 def check_same_run(config: dict[str, Any], stored: dict[str, Any]) -> None:

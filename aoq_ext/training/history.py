@@ -4,8 +4,9 @@
 pair) and everything that `diagnostics.measure` returns.
 
 ``epochs``: one entry per epoch: ``epoch`` (from 1), ``step``, ``online`` ("all" or "hardest"), ``objective`` (of that
-epoch), ``loss`` (mean per pair), ``seconds``, and ``validation``, the result of `retrieval_metrics` (absent without a
-validation split).
+epoch), ``loss`` (mean per pair), ``seconds`` (of training alone), ``mining``, what mining before it took (``{"seconds":
+...}``; absent where it drew from lists that were there), and ``validation``, the result of `retrieval_metrics` (absent
+without a validation split).
 """
 
 from __future__ import annotations

@@ -48,6 +48,16 @@ class TrainingProgress:
             self._bar.update(self._task, status=f"loss {loss:.3f}, {rate:,.0f} pairs/s")
         self._bar.advance(self._task)
 
+    def mining(self) -> None:
+        """The training set is being mined."""
+        if self._bar is not None:
+            self._bar.update(self._task, status="mining offline negatives")
+
+    def mined(self, epoch: int, seconds: float) -> None:
+        """It was, with weights that had seen ``epoch`` epochs."""
+        weights = f"the weights of epoch {epoch}" if epoch else "random weights"
+        self.console.print(f"mined with {weights} in {seconds:.1f} s", highlight=False, soft_wrap=True)
+
     def epoch(self, record: dict[str, Any], best: bool) -> None:
         """One epoch done; ``record`` as in `history`."""
         line = f"epoch {record['epoch']:>3}/{self.epochs}  loss {record['loss']:8.3f}"

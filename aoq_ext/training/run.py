@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,9 +29,15 @@ class RunFiles:
         self.history = self.folder / "history.json"
         self.last = self.folder / "last.ckpt"  # everything needed to go on
         self.best = self.folder / "best.ckpt"  # the weights of the best epoch, as `History.best_epoch` has it
+        self.negatives = self.folder / "negatives"  # the lists of the last re-mining, in `mined_lists(epoch)`
+        self.miner = self.folder / "miner.ckpt"  # the weights that mined them
         self.metrics = self.folder / "metrics.json"  # {split: result of evaluate_run}
         self.tensorboard = self.folder / "tensorboard"
         self.lock = self.folder / ".lock"  # held by the process that trains
+
+    def mined_lists(self, epoch: int) -> Path:
+        """Where lists are that were mined with weights which had seen ``epoch`` epochs."""
+        return self.negatives / f"epoch-{epoch:03}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -51,9 +58,11 @@ class RunFiles:
     def write_start(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
         """What is known before the first step; the remains of a killed run's half-written files go."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.config, self.vocabulary, self.history, self.last, self.best):
+        for path in (self.config, self.vocabulary, self.history, self.last, self.best, self.miner):
             for stale in self.folder.glob(f".{path.name}.*.tmp"):  # as `write_atomically` names them
                 stale.unlink(missing_ok=True)
+        for half in self.negatives.glob(".epoch-*.tmp"):
+            shutil.rmtree(half, ignore_errors=True)
         text = io.StringIO()
         yaml.safe_dump(_plain(to_dict(config)), text, sort_keys=False)
         write_bytes_atomically(self.config, text.getvalue().encode())

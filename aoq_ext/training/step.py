@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from aoq_ext.mining.sampler import OfflineNegativeSampler
 from aoq_ext.training.batches import Batch
 from aoq_ext.training.diagnostics import StepEmbeddings
-from aoq_ext.training.offline import OfflineSampler
 from aoq_ext.training.pairs import EncodedPairs
 
 
 def embed_batch(
     model: nn.Module,
     pairs: EncodedPairs,
-    sampler: OfflineSampler | None,
+    sampler: OfflineNegativeSampler | None,
     batch: Batch,
     objective: str,
     device: torch.device,
@@ -27,12 +27,12 @@ def embed_batch(
     images, texts = [batch.image], [batch.caption]
     if objective != "online_triplet":
         assert sampler is not None  # the configuration was checked
-        draw = sampler.draw(batch)
-        images.append(draw.hard_image)
-        texts.append(draw.hard_text)
+        draw = sampler.draw(torch.from_numpy(batch.image), torch.from_numpy(batch.caption), batch.step)
+        images.append(draw.hard_image.numpy())
+        texts.append(draw.hard_text.numpy())
         if objective != "offline_triplet":
-            images.append(draw.hard_text_image)
-            texts.append(draw.hard_image_text)
+            images.append(draw.hard_text_image.numpy())
+            texts.append(draw.hard_image_text.numpy())
     tokens, lengths = pairs.tokens_at(np.concatenate(texts), device)
     encoded_images, encoded_texts = model(pairs.images_at(np.concatenate(images), device), tokens, lengths)
     size = len(batch.image)

@@ -18,3 +18,8 @@ def generator(seed: int, stream: int, place: int) -> np.random.Generator:
 def torch_seed(seed: int, place: int) -> int:
     """A seed for what the modules themselves draw (dropout) at step ``place``."""
     return int(generator(seed, MODULES, place).integers(2**63 - 1))
+
+
+def sampler_seed(seed: int) -> int:
+    """The seed of the offline draws, which `OfflineNegativeSampler` makes a function of the step itself."""
+    return int(generator(seed, OFFLINE, 0).integers(2**63 - 1))

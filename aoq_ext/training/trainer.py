@@ -25,8 +25,9 @@ from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_
 from aoq_ext.training.diagnostics import StepEmbeddings, measure
 from aoq_ext.training.evaluation import evaluate
 from aoq_ext.training.history import History
+from aoq_ext.training.mining import RunNegatives
 from aoq_ext.training.model import build_model
-from aoq_ext.training.offline import OfflineLists, OfflineSampler, fingerprint_data
+from aoq_ext.training.offline import fingerprint_data
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.progress import TrainingProgress
 from aoq_ext.training.run import RunFiles
@@ -105,10 +106,10 @@ class Trainer:
             self.validation = EncodedPairs(split, self.vocabulary)
         self.batches = PairBatches(self.pairs.captions, config.batch_size, config.seed)
         self.total_steps = config.epochs * self.batches.steps_per_epoch
-        self.sampler = self._offline_sampler() if needs_offline(config) else None
+        self.negatives = RunNegatives(config, files, self.pairs) if needs_offline(config) else None
         self.inputs = {  # what a resumed run must find unchanged, besides its configuration
             "training set": fingerprint_data(data),
-            "offline lists": self.sampler.lists.fingerprint() if self.sampler else "none",
+            "offline lists": self.negatives.given_fingerprint if self.negatives else "none",
         }
 
         self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
@@ -122,20 +123,6 @@ class Trainer:
         self.history = History(smoothing=config.data.smoothing)
         self.detector = CollapseDetector(config.loss.margin_online, config.collapse_patience)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-
-    def _offline_sampler(self) -> OfflineSampler:
-        offline = self.config.offline
-        assert offline.lists is not None  # check() refused that
-        lists = OfflineLists.load(offline.lists)
-        lists.check_matches(self.pairs.data)
-        return OfflineSampler(
-            lists,
-            self.pairs.captions,
-            self.pairs.caption_image,
-            offline.top_texts,
-            offline.top_images,
-            self.config.seed,
-        )
 
     def phase(self, epoch: int) -> tuple[str, str]:
         """(objective, online) of ``epoch``, from 0.
@@ -171,6 +158,12 @@ class Trainer:
             detach_weight=options.detach_weight,
             clamp_weight=options.clamp_weight,
         )
+        if (
+            self.negatives is not None
+            and objective != "online_triplet"
+            and self.negatives.prepare(epoch, self.model, progress)
+        ):
+            self._save()  # from here on, resuming finds the lists
         self.model.train()
         started = measured = time.perf_counter()
         for batch in self.batches.epoch(epoch, first_step=self.step - epoch * self.batches.steps_per_epoch):
@@ -199,7 +192,8 @@ class Trainer:
         torch.manual_seed(streams.torch_seed(self.config.seed, 1 + batch.step))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        embeddings = embed_batch(self.wrapped, self.pairs, self.sampler, batch, objective, self.fabric.device)
+        sampler = self.negatives.sampler if self.negatives is not None else None
+        embeddings = embed_batch(self.wrapped, self.pairs, sampler, batch, objective, self.fabric.device)
         loss = loss_function(
             embeddings.image,
             embeddings.text,
@@ -251,6 +245,8 @@ class Trainer:
             "loss": loss,
             "seconds": seconds,
         }
+        if self.negatives is not None and (mining := self.negatives.seconds(epoch)) is not None:
+            record["mining"] = {"seconds": mining}
         if self.validation is not None:
             record["validation"] = evaluate(self.model, self.validation)
             for name, value in record["validation"].items():
@@ -285,6 +281,7 @@ class Trainer:
             "history": self.history.to_dict(),
             "config": to_dict(self.config),
             "inputs": self.inputs,
+            "mined": self.negatives.mined if self.negatives is not None else None,
         }
         save_checkpoint(self.files.last, state)
         self.history.save(self.files.history)
@@ -301,3 +298,5 @@ class Trainer:
         self.epoch_loss.fill_(state["epoch_loss"])
         self.detector.count = state["collapse_count"]
         self.history = History.from_dict(state["history"])
+        if self.negatives is not None:
+            self.negatives.mined = state.get("mined")
