@@ -28,5 +28,11 @@ ol.answers .count{flex:none;min-width:4.2em;text-align:right;font-variant-numeri
   .tile{padding:10px 12px}
   .comparison td,.comparison th{padding-left:.25em;padding-right:.25em;white-space:normal}
 }
+@media print{
+  .comparison td,.comparison th{white-space:normal}
+  .scroll{overflow:visible}
+  .legend{break-after:avoid}
+  .todo{break-inside:avoid}
+}
 """
 )

@@ -7,10 +7,10 @@ from html import escape
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Plain text in, escaped; `rows` hold a name and one cell a column."""
+    """Plain text in, escaped; `rows` hold a name and one cell a column. A number keeps its percent sign on its line."""
     heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell).replace(" %", "&nbsp;%")}</td>" for cell in cells)}</tr>'
         for name, cells in rows
     )
     return (
