@@ -38,8 +38,8 @@ def check_ids(name: str, ids: Tensor, model: Tensor, model_name: str) -> None:
         raise ValueError(f"{name} must be on the device of {model_name}, {model.device}, got {ids.device}")
 
 
-def check_finite(name: str, rows: Tensor) -> float:
-    """Require finite values in rows (n, D); the ValueError names the rows that hold others.
+def check_finite(name: str, rows: Tensor, first: int = 0) -> float:
+    """Require finite values in rows (n, D); the ValueError names the rows that hold others, counted from ``first``.
 
     Returns the greatest Euclidean norm of a row, taken in float64, 0 without rows: one pass finds both.
     """
@@ -51,7 +51,7 @@ def check_finite(name: str, rows: Tensor) -> float:
         if not math.isfinite(norm):
             bad = torch.nonzero(~torch.isfinite(panel).all(dim=1)).flatten()
             if bad.numel() > 0:
-                raise ValueError(f"{name} must be finite, got NaN or infinity in {rows_of(start + bad)}")
+                raise ValueError(f"{name} must be finite, got NaN or infinity in {rows_of(first + start + bad)}")
         greatest = max(greatest, norm)
     return greatest
 

@@ -209,16 +209,13 @@ def _(
     return index, score, torch.empty_like(index), torch.empty_like(score)
 
 
-@torch.library.register_fake("aoq::mine_top_k")
+@torch.library.register_fake("aoq::mine_tile")
 def _(
-    anchors: Tensor,  # (N, D)
-    candidates: Tensor,  # (M, D)
-    k: int,
-    anchor_ids: Tensor | None,  # (N,)
-    candidate_ids: Tensor | None,  # (M,)
-    candidate_norm: float,
-    input_rounding: float,
-    panel: int,
+    anchors: Tensor,  # (n, D)
+    candidates: Tensor,  # (m, D)
+    anchor_keys: Tensor,  # (n, k)
+    candidate_keys: Tensor | None,  # (m, k')
+    *rest: object,
 ) -> tuple[Tensor, Tensor]:
-    indices = anchors.new_empty((anchors.shape[0], k), dtype=torch.int64)
-    return indices, anchors.new_empty(indices.shape, dtype=torch.float32)
+    columns = (0,) if candidate_keys is None else candidate_keys.shape
+    return anchor_keys.new_empty(anchor_keys.shape), anchor_keys.new_empty(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from ._autograd import QuintupletLoss, QuintupletScoreLoss, call_operator
 from ._library import BUILD_FACTS
 from ._options import LossOptions, Objective
+
+if TYPE_CHECKING:
+    from .mining.side import Side
 
 
 def has_kernel(tensor: Tensor) -> bool:
@@ -98,21 +101,22 @@ def _differentiable(function: type[torch.autograd.Function], operator: Any) -> A
     return function.apply if torch.is_grad_enabled() else partial(call_operator, operator.default)
 
 
-def mine_top_k(
-    anchors: Tensor,  # (N, D), float32, float16 or bfloat16, on the CPU
-    candidates: Tensor,  # (M, D), the same
-    k: int,  # 1 ≤ k ≤ M
-    anchor_ids: Tensor | None,  # (N,)
-    candidate_ids: Tensor | None,  # (M,)
-    candidate_norm: float,  # no candidate is longer
+def mine_tile(
+    anchors: Side,
+    candidates: Side,
+    anchor_keys: Tensor,  # (n, k)
+    candidate_keys: Tensor | None,  # (m, k')
+    arithmetic: int = 0,  # of the fast product; 0: the fastest, 1: float32, 2: bfloat16, 3: torch's
     panel: int = 0,  # candidates in a panel of scores; 0: as fits the cache
-) -> tuple[Tensor, Tensor]:
-    """Indices (N, k) int64 and scores (N, k) float32 of the k hardest candidates of each anchor."""
-    ids = (None if given is None else given.long() for given in (anchor_ids, candidate_ids))
-    found: tuple[Tensor, Tensor] = torch.ops.aoq.mine_top_k(
-        anchors.float(), candidates.float(), k, *ids, candidate_norm, _matmul_input_rounding(), panel
-    )
-    return found
+) -> tuple[Tensor, Tensor | None]:
+    """As `aoq_ext.mining.tile.mine_tile`, for the devices and dtypes that have a kernel."""
+    labels = [(None, None) if side.labels is None else side.labels.tensors() for side in (anchors, candidates)]
+    found: tuple[Tensor, Tensor] = torch.ops.aoq.mine_tile(
+        anchors.rows, candidates.rows, anchor_keys, candidate_keys, anchors.first, candidates.first,
+        anchors.ids, candidates.ids, *labels[0], *labels[1], anchors.caps, candidates.caps,
+        _matmul_input_rounding(), arithmetic, panel,
+    )  # fmt: skip
+    return found[0], None if candidate_keys is None else found[1]
 
 
 def _matmul_input_rounding() -> float:

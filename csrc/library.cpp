@@ -48,6 +48,8 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "hardest_negatives(Tensor image, Tensor text, Tensor? group_ids, bool allow_tf32=False) -> "
       "(Tensor text_index, Tensor text_score, Tensor image_index, Tensor image_score)");
   m.def(
-      "mine_top_k(Tensor anchors, Tensor candidates, int k, Tensor? anchor_ids, Tensor? candidate_ids, "
-      "float candidate_norm, float input_rounding, int panel) -> (Tensor indices, Tensor scores)");
+      "mine_tile(Tensor anchors, Tensor candidates, Tensor anchor_keys, Tensor? candidate_keys, int first_anchor, "
+      "int first_candidate, Tensor? anchor_ids, Tensor? candidate_ids, Tensor? anchor_labels, Tensor? anchor_offsets, "
+      "Tensor? candidate_labels, Tensor? candidate_offsets, Tensor? anchor_caps, Tensor? candidate_caps, "
+      "float input_rounding=0.0, int arithmetic=0, int panel=0) -> (Tensor anchor_keys, Tensor candidate_keys)");
 }

@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from aoq_ext import _ops
-from aoq_ext.mining import HardNegatives, api, mine_hard_negatives, plain
+from aoq_ext.mining import HardNegatives, api, mine_hard_negatives, plain, tile
 from aoq_ext.mining.plain import ordered_dot
+from aoq_ext.mining.plan import MiningPlan
 
 
 @pytest.fixture(params=["fused", "plain"], autouse=True)
 def path(request, monkeypatch) -> str:
     """Every test runs with the operator and with plain PyTorch in its place."""
     if request.param == "plain":
-        monkeypatch.setattr(_ops, "mine_top_k", plain.mine_top_k)
+        monkeypatch.setattr(tile, "has_kernel", lambda device, dtype: False)
     return request.param
 
 
@@ -244,7 +245,7 @@ LONG[0, 0] = 1e30
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((EYE.numpy(), EYE, 1), TypeError, "anchors must be a torch.Tensor, got ndarray"),
+        (([[1.0]], EYE, 1), TypeError, "anchors must be a tensor, a numpy array or the path of a file, got list"),
         ((EYE, EYE.long(), 1), TypeError, "candidates must be float32, float16, bfloat16 or float64, got int64"),
         ((EYE[0], EYE, 1), ValueError, r"anchors must have shape \(rows, D\) with D ≥ 1, got \(4,\)"),
         ((EYE[:, :0], EYE[:, :0], 1), ValueError, r"anchors must have shape \(rows, D\) with D ≥ 1, got \(4, 0\)"),
@@ -269,15 +270,18 @@ def test_errors_name_the_argument(arguments, error, message):
         mine_hard_negatives(*arguments)
 
 
-def test_blocks_and_panels_do_not_matter(monkeypatch):
+@pytest.mark.parametrize("sizes", [(1, 1, 600), (50, 7, 33), (20, 20, 600), (13, 4, 1), (64, 64, 1024)])
+def test_the_plan_does_not_matter(monkeypatch, sizes):
     anchors, candidates = unit_rows(50, 40, 22), with_near_ties(600, 40, 23)
-    expected = mine_hard_negatives(anchors, candidates, 70)
-    for rows, columns in ((1, 600), (7, 1), (50, 33), (64, 1024)):
-        monkeypatch.setattr(api, "_LEAST_ROWS_PER_THREAD", rows)
-        monkeypatch.setattr(api, "_MOST_ROWS_PER_THREAD", rows)
-        monkeypatch.setattr(api, "_PLAIN_ROWS", rows)
-        monkeypatch.setattr(plain, "PANEL_COLUMNS", columns)
-        assert_same(mine_hard_negatives(anchors, candidates, 70), (expected.indices, expected.scores))
+    ids = (torch.arange(50) % 11, torch.arange(600) % 13)
+    options = {"direction": "both", "k_reverse": 20, "margin": -0.3, "skip": 2}
+    expected = mine_hard_negatives(anchors, candidates, 70, *ids, **options)
+    monkeypatch.setattr(plain, "PANEL_ROWS", 16)
+    monkeypatch.setattr(plain, "PANEL_COLUMNS", 50)
+    monkeypatch.setattr(api, "make_plan", lambda *_: MiningPlan(*sizes, 0))
+    result = mine_hard_negatives(anchors, candidates, 70, *ids, **options)
+    assert_same(result, (expected.indices, expected.scores))
+    assert_same(result.reverse, (expected.reverse.indices, expected.reverse.scores))
 
 
 @pytest.fixture
@@ -287,34 +291,14 @@ def threads():
     torch.set_num_threads(before)
 
 
-def operator(anchors, candidates, k, ids=(None, None), norm=1.001, rounding=0.0, panel=0) -> HardNegatives:
-    return HardNegatives(*torch.ops.aoq.mine_top_k(anchors, candidates, k, *ids, norm, rounding, panel))
-
-
 @fused_only
-def test_operator_is_bitwise_independent_of_panels_threads_and_product(threads):
+def test_threads_do_not_matter(threads):
     anchors, candidates = unit_rows(90, 48, 24), with_near_ties(3000, 48, 25)
     ids = (torch.arange(90) % 11, torch.arange(3000) % 13)
     expected = brute_force(anchors, candidates, 40, *ids)
     for count in (1, 2, 3):
         threads(count)
-        for panel in (0, 5, 15, 16, 17, 1000, 3000, 9000):
-            assert_same(operator(anchors, candidates, 40, ids, panel=panel), expected)
-    for norm, rounding in ((1.001, 2.0**-8), (1.001, 0.5), (1e6, 0.0), (1e300, 0.0)):
-        assert_same(operator(anchors, candidates, 40, ids, norm, rounding), expected)
-
-
-@fused_only
-@pytest.mark.parametrize("k", [1, 3, 64, 500])
-def test_operator_with_more_ties_than_its_buffer_holds(k):
-    """Few distinct candidates, each thousands of times, and the best of all at the end."""
-    distinct = unit_rows(5, 20, 26)
-    order = torch.randint(0, 5, (6000,), generator=torch.Generator().manual_seed(27))
-    candidates = torch.cat([distinct[order], unit_rows(30, 20, 28)])
-    anchors = torch.cat([distinct, unit_rows(4, 20, 29)])
-    expected = brute_force(anchors, candidates, k)
-    for panel in (0, 100, 6030):
-        assert_same(operator(anchors, candidates, k, panel=panel), expected)
+        assert_same(mine_hard_negatives(anchors, candidates, 40, *ids), expected)
 
 
 @fused_only
@@ -329,32 +313,3 @@ def test_reduced_product_precision_changes_nothing():
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
     assert _ops._matmul_input_rounding() == 0.0
-
-
-@fused_only
-def test_opcheck():
-    arguments = (unit_rows(9, 12, 32), unit_rows(30, 12, 33), 5)
-    for ids in ((None, None), (torch.arange(9), torch.arange(30))):
-        torch.library.opcheck(torch.ops.aoq.mine_top_k.default, (*arguments, *ids, 1.001, 0.0, 0))
-
-
-@fused_only
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"anchors": EYE[0]}, "anchors must have shape"),
-        ({"candidates": EYE[:, :0]}, "candidates must have shape"),
-        ({"candidates": EYE.double()}, "candidates must be float32"),
-        ({"candidates": EYE[:, :3]}, "candidates must have the D of anchors"),
-        ({"k": 0}, "k must be at least 1"),
-        ({"k": 5}, "k must be at most the number of candidates, 4"),
-        ({"ids": (ROW, None)}, "both ids must be given"),
-        ({"ids": (ROW[:2], ROW)}, "anchor_ids must have shape"),
-        ({"ids": (ROW, ROW.int())}, "candidate_ids has the wrong dtype"),
-        ({"norm": float("nan")}, "must not be negative"),
-        ({"panel": -1}, "must not be negative"),
-    ],
-)
-def test_operator_refuses_what_would_be_unsafe(change, message):
-    with pytest.raises(RuntimeError, match=message):
-        operator(**({"anchors": EYE, "candidates": EYE, "k": 1} | change))

@@ -4,27 +4,28 @@ The score of a pair is defined once, for every path: the dot product summed in f
 (`aoq_ext.mining.plain.ordered_dot`), rounded to float32. Scores are compared after that rounding, so the order of the
 result is the order of the scores the caller sees, and equal scores are ordered by candidate index. A fast product only
 decides which pairs need that sum, under a proven error bound; hence the result does not depend on panel size, thread
-count, BLAS or device.
+count, BLAS, device or the number of processes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from .. import _ops
-from .._embeddings import check_comparable, check_finite, check_ids, check_matrix
-from . import plain
+from . import keys
+from .embeddings import Source, TensorSource
+from .engine import OnTile, mine_rows
+from .plan import make_plan
+from .rules import NegativeRules
+from .shared import make_shared_task, mine_shared
+from .sources import open_embeddings
+from .task import Labels, MiningTask, make_task
 
-# One call of an operator cannot be interrupted, so it takes only as many anchors as keep the processor busy for a
-# second or two: this many multiply-adds a thread, between these limits.
-_PRODUCTS_PER_THREAD = 1 << 37
-_LEAST_ROWS_PER_THREAD, _MOST_ROWS_PER_THREAD = 256, 2048
-_PLAIN_ROWS = 1024
-
-_MOST_CANDIDATES = (1 << 32) - 1  # indices have 32 bits while they compete
+if TYPE_CHECKING:
+    from .sources import EmbeddingsLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +35,13 @@ class HardNegatives:
     Attributes:
         indices: (N, k) int64, rows of the candidates, hardest first; -1 where an anchor has fewer than k negatives.
         scores: (N, k) float32, their scores; -inf where the index is -1.
+        reverse: with ``direction="both"``, the same for every candidate: its indices, (M, k_reverse), are rows of the
+            anchors.
     """
 
     indices: Tensor
     scores: Tensor
+    reverse: HardNegatives | None = None
 
     def __repr__(self) -> str:
         rows, k = self.indices.shape
@@ -49,39 +53,72 @@ class HardNegatives:
         return (
             f"HardNegatives(anchors={rows}, k={k}, hardest score {hardest.min():.4g} to {hardest.max():.4g}"
             + (f", {short} anchors with fewer than {k}" if short else "")
+            + (f", reverse={self.reverse}" if self.reverse is not None else "")
             + ")"
         )
 
 
 @torch.no_grad()
 def mine_hard_negatives(
-    anchors: Tensor,
-    candidates: Tensor,
+    anchors: EmbeddingsLike,
+    candidates: EmbeddingsLike,
     k: int,
     anchor_ids: Tensor | None = None,
     candidate_ids: Tensor | None = None,
+    *,
+    direction: Literal["anchors", "both"] = "anchors",
+    k_reverse: int | None = None,
+    anchor_labels: Labels | None = None,
+    candidate_labels: Labels | None = None,
+    skip: int = 0,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
+    distributed: bool = False,
+    memory_limit: int | None = None,
+    device: torch.device | str | None = None,
+    on_tile: OnTile | None = None,
 ) -> HardNegatives:
     """The k hardest negatives of every anchor among all candidates.
 
     A negative is hard when its dot product with the anchor is high, so embeddings should come normalised as the model
-    compares them. Candidates that belong to the anchor (equal ids) are left out before the selection, so k are found
-    wherever k exist. Memory beyond the result does not grow with N · M; float16 and bfloat16 candidates are copied to
-    float32 once.
+    compares them. What may not be a negative is left out before the selection, so k are found wherever k exist:
+    candidates that have the anchor's id or share a label with it, and those that the rules on ranks and scores exclude.
+    Let s be the score of a candidate, and p the highest score of the candidates that have the anchor's id.
 
     Args:
-        anchors: (N, D), float32, float16, bfloat16 or float64, any strides.
-        candidates: (M, D), same dtype and device.
-        k: negatives wanted per anchor, at least 1; may exceed M.
+        anchors: (N, D), float32, float16, bfloat16 or float64: a tensor of any strides, a numpy array or memory map, or
+            the path of a ``.npy`` or ``.safetensors`` file. Files are read block by block and may exceed memory.
+        candidates: (M, D), likewise; same dtype, and for tensors same device.
+        k: negatives wanted per anchor, 1 to 65536; may exceed M.
         anchor_ids: (N,) integers, and
-        candidate_ids: (M,) integers: both or neither. Without them every candidate may be a negative.
+        candidate_ids: (M,) integers: both or neither. Pairs with equal ids belong together.
+        direction: ``"both"`` finds the hardest anchors of every candidate as well, in ``result.reverse``; every score
+            is computed once.
+        k_reverse: anchors wanted per candidate with ``direction="both"``; None: k.
+        anchor_labels, candidate_labels: any number of integers a row, both or neither: a sequence of N (of M)
+            sequences, or values (L,) with offsets (N + 1,). Pairs with a common label belong together, though they are
+            not each other's positives: captions that say the same, for one.
+        skip: leaves out the hardest ``skip`` of those that remain: lists hold the ranks skip + 1 to skip + k.
+        margin: s ≤ p − margin.
+        relative_margin: s ≤ p − relative_margin · |p|, below p for negative p too.
+        max_score: s ≤ max_score. The margins need ids; they do not bind an anchor without a candidate of its own. With
+            ``direction="both"`` all rules hold for the candidates' lists too, with the p of the candidate.
+        distributed: every process of torch.distributed gives rows of its own, in rank order: N and M are those of
+            this rank, indices count over all ranks. The result is that of one process, bit for bit.
+        memory_limit: bytes that mining may use beyond its arguments and its result; None: 4 GiB, or half of what is
+            free where that is less.
+        device: where it computes; None: where the anchors are.
+        on_tile: called after every tile of scores, some seconds apart, with how many scores it had.
 
     Returns:
         `HardNegatives`: ``indices`` (N, k) int64 and ``scores`` (N, k) float32, hardest first, equal scores by lower
         index; -1 and -inf where fewer than k exist.
 
     Raises:
-        TypeError: an argument is not a tensor, has the wrong dtype, or only one of the ids is given.
-        ValueError: shapes or devices disagree, k < 1, embeddings are not finite or their scores exceed float32.
+        TypeError: an argument has the wrong type or dtype, or only one of a pair is given.
+        ValueError: shapes or devices disagree, a number is out of range, embeddings are not finite or their scores
+            exceed float32, or memory_limit is too small for any tile.
 
     Example:
         >>> images, texts = torch.eye(3), torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.1], [0.2, 0.0, 1.0]])
@@ -90,57 +127,54 @@ def mine_hard_negatives(
                 [0],
                 [1]])
     """
-    _check(anchors, candidates, k, anchor_ids, candidate_ids)
-    anchor_norm, candidate_norm = check_finite("anchors", anchors), check_finite("candidates", candidates)
-    _check_scores_fit(anchor_norm, candidate_norm)
-    shape = (anchors.shape[0], k)
-    indices = torch.full(shape, -1, dtype=torch.int64, device=anchors.device)
-    scores = torch.full(shape, -torch.inf, dtype=torch.float32, device=anchors.device)
-    available = min(k, candidates.shape[0])
-    if anchors.shape[0] == 0 or available == 0:
-        return HardNegatives(indices, scores)
-
-    fused = anchors.device.type == "cpu" and anchors.dtype != torch.float64
-    top_k = _ops.mine_top_k if fused else plain.mine_top_k
-    rows = _rows_per_call(candidates) if fused else _PLAIN_ROWS
-    if fused:
-        candidates = candidates.float().contiguous()
-    for start in range(0, anchors.shape[0], rows):
-        block = slice(start, start + rows)
-        ids = None if anchor_ids is None else anchor_ids[block]
-        found = top_k(anchors[block], candidates, available, ids, candidate_ids, candidate_norm)
-        indices[block, :available], scores[block, :available] = found
-    return HardNegatives(indices, scores)
-
-
-def _rows_per_call(candidates: Tensor) -> int:
-    """Anchors that one call of the operator takes through all candidates (M, D)."""
-    affordable = _PRODUCTS_PER_THREAD // candidates.numel()
-    return torch.get_num_threads() * min(max(affordable, _LEAST_ROWS_PER_THREAD), _MOST_ROWS_PER_THREAD)
+    if direction not in ("anchors", "both"):
+        raise ValueError(f"direction must be 'anchors' or 'both', got {direction!r}")
+    if k_reverse is not None and direction != "both":
+        raise ValueError(f"k_reverse must come with direction='both', got {k_reverse} with {direction!r}")
+    rows, columns = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
+    check_comparable_sources(rows, columns)
+    rules = NegativeRules(skip, margin, relative_margin, max_score)
+    if direction == "both" and k_reverse is None:
+        k_reverse = k
+    given = (anchor_ids, candidate_ids, anchor_labels, candidate_labels)
+    where = torch.device(device) if device is not None else device_of(anchors)
+    if distributed:
+        shared = make_shared_task(rows, columns, k, k_reverse, *given, rules)
+        found, reverse = mine_shared(shared, memory_limit, where, on_tile)
+        task = shared.task
+    else:
+        task = make_task(rows, columns, k, k_reverse, *given, rules)
+        plan = make_plan(task, memory_limit, where)
+        depth = task.depth_reverse
+        reverse = None if depth is None else keys.no_keys(len(task.candidates), depth, where)
+        found = mine_rows(task, 0, len(task.anchors), plan, where, reverse, on_tile)
+    backward = None
+    if reverse is not None and k_reverse is not None:
+        backward = _lists(task, reverse, k_reverse, device_of(candidates))
+    return replace(_lists(task, found, k, device_of(anchors)), reverse=backward)
 
 
-def _check_scores_fit(anchor_norm: float, candidate_norm: float) -> None:
-    if not anchor_norm * candidate_norm < torch.finfo(torch.float32).max / 2:
-        raise ValueError(
-            "anchors and candidates must have scores that fit float32, got rows with norms up to "
-            f"{anchor_norm:.3g} and {candidate_norm:.3g}"
-        )
+def _lists(task: MiningTask, found: Tensor, k: int, device: torch.device) -> HardNegatives:
+    indices, scores = task.lists(found, k)
+    return HardNegatives(indices.to(device), scores.to(device))
 
 
-def _check(
-    anchors: Tensor, candidates: Tensor, k: int, anchor_ids: Tensor | None, candidate_ids: Tensor | None
-) -> None:
-    check_matrix("anchors", anchors)
-    check_comparable("candidates", candidates, anchors, "anchors")
-    if candidates.shape[0] > _MOST_CANDIDATES:
-        raise ValueError(f"candidates must have at most {_MOST_CANDIDATES} rows, got {candidates.shape[0]}")
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, got {type(k).__name__}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if (anchor_ids is None) != (candidate_ids is None):
-        missing, given = ("anchor_ids", "candidate_ids") if anchor_ids is None else ("candidate_ids", "anchor_ids")
-        raise TypeError(f"{missing} must be given with {given}, got None")
-    if anchor_ids is not None and candidate_ids is not None:
-        check_ids("anchor_ids", anchor_ids, anchors, "anchors")
-        check_ids("candidate_ids", candidate_ids, candidates, "candidates")
+def device_of(embeddings: EmbeddingsLike) -> torch.device:
+    """Where they are; the CPU for files."""
+    return embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
+
+
+def check_comparable_sources(anchors: Source, candidates: Source) -> None:
+    """Require the same width, dtype and, of tensors, device."""
+    if candidates.shape[1] != anchors.shape[1]:
+        raise ValueError(f"candidates must have the D of anchors, {anchors.shape[1]}, got {candidates.shape[1]}")
+    if candidates.dtype != anchors.dtype:
+        raise TypeError(f"candidates must have the dtype of anchors, {_name(anchors)}, got {_name(candidates)}")
+    if isinstance(anchors, TensorSource) and isinstance(candidates, TensorSource):
+        here, there = anchors.tensor.device, candidates.tensor.device
+        if here != there:
+            raise ValueError(f"candidates must be on the device of anchors, {here}, got {there}")
+
+
+def _name(source: Source) -> str:
+    return str(source.dtype).removeprefix("torch.")

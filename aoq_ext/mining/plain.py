@@ -1,42 +1,48 @@
-"""Exact mining in plain PyTorch: for any device, and for float64. What the fused operator does, easier to check.
-
-Selection is by integer keys, (score, lower index first) in 64 bits, as in csrc/math/top_k_key.h. They are unique, so
-torch.topk has no ties to break in its own way.
-"""
+"""Mining a tile in plain PyTorch: for any device, and for float64. What the fused operator does, easier to check."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-PANEL_COLUMNS = 4096
+from . import keys
+from .side import Side
+
+PANEL_ROWS, PANEL_COLUMNS = 1024, 4096
 
 _LANES = 16  # partial sums of a score, each over every 16th dimension
 _PAIRS_AT_A_TIME = 1 << 14
-_NO_KEY = torch.iinfo(torch.int64).min
-_INDEX_MASK = 0xFFFFFFFF
-_MAGNITUDE = 0x7FFFFFFF
 
 
-def mine_top_k(
-    anchors: Tensor,  # (N, D)
-    candidates: Tensor,  # (M, D)
-    k: int,  # 1 ≤ k ≤ M
-    anchor_ids: Tensor | None,  # (N,)
-    candidate_ids: Tensor | None,  # (M,)
-    candidate_norm: float,  # no candidate is longer
-) -> tuple[Tensor, Tensor]:
-    """Indices (N, k) int64 and scores (N, k) float32, hardest first, -1 and -inf where there are none."""
-    anchors = anchors.double()
-    slack = _sum_difference(anchors.shape[1]) * candidate_norm * anchors.norm(dim=1, keepdim=True)
-    best = torch.full((anchors.shape[0], k), _NO_KEY, dtype=torch.int64, device=anchors.device)
-    for start in range(0, candidates.shape[0], PANEL_COLUMNS):
-        panel = slice(start, start + PANEL_COLUMNS)
-        keys = _pack(_panel_scores(anchors, candidates[panel].double(), slack), start)
-        if anchor_ids is not None and candidate_ids is not None:
-            keys.masked_fill_(anchor_ids[:, None] == candidate_ids[None, panel], _NO_KEY)
-        best = torch.cat([best, keys], dim=1).topk(k, dim=1).values
-    return _unpack(best)
+def mine_tile(
+    anchors: Side, candidates: Side, anchor_keys: Tensor, candidate_keys: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """See `aoq_ext.mining.tile.mine_tile`."""
+    k_candidates = 0 if candidate_keys is None else candidate_keys.shape[1]
+    rows_done = []
+    columns = None if candidate_keys is None else candidate_keys.clone()
+    norm = float(candidates.rows.double().norm(dim=1).amax()) if len(candidates) else 0.0
+    for top in range(0, len(anchors), PANEL_ROWS):
+        some = anchors.part(top, min(top + PANEL_ROWS, len(anchors)))
+        found = anchor_keys[top : top + PANEL_ROWS]
+        wide = some.rows.double()
+        slack = sum_difference(wide.shape[1]) * norm * wide.norm(dim=1, keepdim=True)
+        for left in range(0, len(candidates), PANEL_COLUMNS):
+            others = candidates.part(left, min(left + PANEL_COLUMNS, len(candidates)))
+            scores = exact_scores(wide, others.rows.double(), slack)
+            together = _belong_together(some, others)
+            row_keys = keys.pack(scores, others.index()[None, :]).masked_fill_(
+                _excluded(together, scores, some.caps, 1), keys.NO_KEY
+            )
+            found = keys.merge(anchor_keys.shape[1], found, row_keys)
+            if columns is not None:
+                column_keys = keys.pack(scores, some.index()[:, None]).masked_fill_(
+                    _excluded(together, scores, others.caps, 0), keys.NO_KEY
+                )
+                part = slice(left, left + PANEL_COLUMNS)
+                columns[part] = keys.merge(k_candidates, columns[part], column_keys.T)
+        rows_done.append(found)
+    return torch.cat(rows_done) if rows_done else anchor_keys.clone(), columns
 
 
 def ordered_dot(x: Tensor, y: Tensor) -> Tensor:
@@ -57,7 +63,7 @@ def ordered_dot(x: Tensor, y: Tensor) -> Tensor:
     return sums[:, 0]
 
 
-def _panel_scores(anchors: Tensor, candidates: Tensor, slack: Tensor) -> Tensor:
+def exact_scores(anchors: Tensor, candidates: Tensor, slack: Tensor) -> Tensor:
     """Scores (b, p) float32 of anchors (b, D) and candidates (p, D), both float64, as `ordered_dot` defines them.
 
     The product sums in an order of its own and is off by at most slack (b, 1). Where both ends of that interval round
@@ -72,7 +78,7 @@ def _panel_scores(anchors: Tensor, candidates: Tensor, slack: Tensor) -> Tensor:
     return scores
 
 
-def _sum_difference(terms: int) -> float:
+def sum_difference(terms: int) -> float:
     """A bound on the difference of two float64 sums of the same products in any order, relative to the norms' product.
 
     Each sum is within terms * u / (1 - terms * u) of the exact one (Higham, Accuracy and Stability of Numerical
@@ -81,18 +87,41 @@ def _sum_difference(terms: int) -> float:
     return (terms + 2) * torch.finfo(torch.float64).eps
 
 
-def _pack(scores: Tensor, first_index: int) -> Tensor:
-    """Keys (b, p) int64 whose integer order is: higher score first, then lower index; column 0 is ``first_index``."""
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0: the two zeros are equal
-    order = torch.where(bits < 0, bits ^ _MAGNITUDE, bits).long()
-    index = torch.arange(first_index, first_index + scores.shape[1], device=scores.device)
-    return (order << 32) | (_INDEX_MASK - index)
+def _belong_together(anchors: Side, candidates: Side) -> Tensor | None:
+    """(n, m) bool: pairs with equal ids or a common label; None where nothing is known of either side."""
+    together = None
+    if anchors.ids is not None and candidates.ids is not None:
+        together = anchors.ids[:, None] == candidates.ids[None, :]
+    if anchors.labels is not None and candidates.labels is not None:
+        shared = _share_label(anchors, candidates)
+        together = shared if together is None else together | shared
+    return together
 
 
-def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices int64 and scores float32 of keys, -1 and -inf for `_NO_KEY`."""
-    order = (keys >> 32).int()
-    scores = torch.where(order < 0, order ^ _MAGNITUDE, order).view(torch.float32)
-    indices = _INDEX_MASK - (keys & _INDEX_MASK)
-    missing = keys == _NO_KEY
-    return indices.masked_fill(missing, -1), scores.masked_fill(missing, -torch.inf)
+def _share_label(anchors: Side, candidates: Side) -> Tensor:
+    """(n, m) bool, by a product of incidence matrices."""
+    assert anchors.labels is not None and candidates.labels is not None
+    row, row_label = anchors.labels.entries()
+    column, column_label = candidates.labels.entries()
+    _, code = torch.unique(torch.cat([row_label, column_label]), return_inverse=True)
+    names = int(code.max()) + 1 if code.numel() else 1
+    left, right = code.split([len(row), len(column)])
+    # Only labels that occur on both sides matter; the incidence matrices stay small.
+    both = torch.zeros(2, names, dtype=torch.bool, device=code.device)
+    both[0, left] = True
+    both[1, right] = True
+    number = (both.all(dim=0).long().cumsum(0) - 1).masked_fill_(~both.all(dim=0), -1)
+    count = int(both.all(dim=0).sum())
+    incidence = []
+    for where, labels, side in ((row, left, anchors), (column, right, candidates)):
+        matrix = torch.zeros(len(side), max(count, 1), dtype=torch.float32, device=code.device)
+        kept = number[labels] >= 0
+        matrix[where[kept], number[labels[kept]]] = 1.0
+        incidence.append(matrix)
+    return incidence[0] @ incidence[1].T > 0
+
+
+def _excluded(together: Tensor | None, scores: Tensor, caps: Tensor | None, dim: int) -> Tensor:
+    """(n, m) bool: pairs that are no negatives in the direction whose caps these are, along dimension ``dim``."""
+    above = scores > caps.unsqueeze(dim) if caps is not None else torch.zeros_like(scores, dtype=torch.bool)
+    return above if together is None else above | together

@@ -23,10 +23,14 @@ AOQ_INLINE double ordered_dot(const float* x, const float* y, int64_t width) {
 
 }  // namespace
 
-AOQ_SIMD void rescore(TopKKey* keys, int64_t count, const float* anchor, const float* candidates, int64_t width) {
+AOQ_SIMD float exact_score(const float* x, const float* y, int64_t width) {
+  return static_cast<float>(ordered_dot(x, y, width));
+}
+
+AOQ_SIMD void rescore(TopKKey* keys, int64_t count, const float* row, const float* others, int64_t width) {
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t index = top_k_index(keys[i]);
-    keys[i] = top_k_key(static_cast<float>(ordered_dot(anchor, candidates + index * width, width)), index);
+    keys[i] = top_k_key(static_cast<float>(ordered_dot(row, others + index * width, width)), index);
   }
 }
 

@@ -7,11 +7,13 @@
 
 namespace aoq::cpu {
 
-// Replaces the score in each of `count` keys by the exact one. The order of the sum is that of
-// aoq_ext.mining.ordered_dot.
+// The order of the sum is that of aoq_ext.mining.plain.ordered_dot.
+float exact_score(const float* x, const float* y, int64_t width);
+
+// Replaces the score in each of `count` keys, whose indices are rows of `others`, by the exact one.
 void rescore(TopKKey* keys, int64_t count,
-             const float* anchor,      // (D,)
-             const float* candidates,  // (M, D)
+             const float* row,     // (D,)
+             const float* others,  // (rows, D)
              int64_t width);
 
 double euclidean_norm(const float* row, int64_t width);

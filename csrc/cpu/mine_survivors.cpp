@@ -1,13 +1,12 @@
 #include "cpu/mine_survivors.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <limits>
 
 #include "cpu/mine_score.h"
 #include "cpu/mine_select.h"
-#include "math/top_k_bound.h"
+#include "cpu/rounding.h"
 
 namespace aoq::cpu {
 
@@ -15,34 +14,70 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The greatest float32 at or below a float64.
-float round_down(double value) {
-  const float nearest = static_cast<float>(value);
-  return static_cast<double>(nearest) > value ? std::nextafter(nearest, -kInfinity) : nearest;
-}
+bool by_index(TopKKey a, TopKKey b) { return top_k_index(a) < top_k_index(b); }
 
 }  // namespace
 
-Survivors::Survivors(const MiningProblem& problem, int64_t anchor, TopKKey* buffer)
-    : problem_(problem), anchor_(anchor), keys_(buffer), threshold_(-kInfinity) {
-  const double norm = euclidean_norm(problem.anchors + anchor * problem.width, problem.width);
-  error_ = product_error(problem.width, problem.input_rounding, norm, problem.candidate_norm);
+Survivors::Survivors(const MiningSide& own, const MiningSide& other, int64_t index, TopKKey* buffer)
+    : own_(own),
+      other_(other),
+      index_(index),
+      keys_(buffer),
+      coarse_error_(row_error(own, index, other, Precision::kCoarse)),
+      fine_error_(row_error(own, index, other, Precision::kFine)) {
+  const TopKKey last = own.known[(index + 1) * own.k - 1];
+  floor_ = last == kNoTopKKey ? -kInfinity : top_k_score(last);
 }
 
-void Survivors::add(const float* scores, int64_t first, int64_t count) {
-  const int64_t k = problem_.k, most = crowd(problem_);
-  if (count_ > most) {
-    raise_threshold(k + k / 8);
-    if (count_ > (k + most) / 2) keep_k_exactly();  // near-ties beyond number: settle them now, not at every row
-  }
-  const bool has_ids = problem_.anchor_ids != nullptr;
+float Survivors::upper() const {
+  return own_.caps == nullptr ? kInfinity : round_up(static_cast<double>(own_.caps[index_]) + coarse_error_);
+}
+
+void Survivors::add(const float* scores, int64_t first, int64_t count, Precision precision) {
+  make_room();
+  const int64_t* ids = other_.identity.ids;
   const ScoreRow row{.scores = scores,
-                     .candidate_ids = has_ids ? problem_.candidate_ids + first : nullptr,
+                     .candidate_ids = ids != nullptr ? ids + first : nullptr,
                      .count = count,
-                     .anchor_id = has_ids ? problem_.anchor_ids[anchor_] : 0,
+                     .anchor_id = ids != nullptr ? own_.identity.ids[index_] : 0,
                      .first_index = static_cast<uint32_t>(first),
-                     .threshold = threshold_};
+                     .threshold = round_down(floor_ - error(precision)),
+                     .upper = upper()};
+  const int64_t before = count_;
   count_ += filter_row(row, keys_ + count_);
+  if (count_ > before) {
+    note(precision);
+    if (own_.caps != nullptr || own_.identity.labels != nullptr) drop_new_exclusions(before, precision);
+  }
+}
+
+void Survivors::add(float score, int64_t other, Precision precision) {
+  if (score < floor_ - error(precision)) return;  // it was raised since the score was found
+  if (belong_together(own_.identity, index_, other_.identity, other)) return;
+  if (own_.caps != nullptr && exceeds_cap(score, other, precision)) return;
+  make_room();
+  keys_[count_++] = top_k_key(score, static_cast<uint32_t>(other));
+  note(precision);
+}
+
+void Survivors::note(Precision precision) { has_coarse_ |= precision == Precision::kCoarse; }
+
+void Survivors::drop_new_exclusions(int64_t from, Precision precision) {
+  const bool labels = own_.identity.labels != nullptr;
+  int64_t kept = from;
+  for (int64_t i = from; i < count_; ++i) {
+    const int64_t other = top_k_index(keys_[i]);
+    if (labels && share_label(own_.identity, index_, other_.identity, other)) continue;
+    if (own_.caps != nullptr && exceeds_cap(top_k_score(keys_[i]), other, precision)) continue;
+    keys_[kept++] = keys_[i];
+  }
+  count_ = kept;
+}
+
+bool Survivors::exceeds_cap(float score, int64_t other, Precision precision) const {
+  const double cap = own_.caps[index_];
+  if (score < cap - error(precision)) return false;
+  return exact_score(row(), other_.row(other), own_.width) > cap;
 }
 
 void Survivors::prefetch() const {
@@ -51,45 +86,62 @@ void Survivors::prefetch() const {
   __builtin_prefetch(keys_ + count_ + kLine, 1);
 }
 
+void Survivors::make_room() {
+  const int64_t most = crowd(own_, other_);
+  if (count_ <= most) return;
+  raise_floor(own_.k + own_.k / 8);
+  if (count_ > (own_.k + most) / 2) settle();  // near-ties beyond number: settle them now, not at every score
+}
+
+// k negatives have a fast score of at least `reached`, hence a true score of at least reached − error.
+void Survivors::raise_floor(int64_t most) {
+  const double bound = exact_ == count_ ? 0 : error(has_coarse_ ? Precision::kCoarse : Precision::kFine);
+  floor_ = std::max(floor_, round_down(bound_kth_score(keys_, count_, own_.k, most) - bound));
+  const TopKKey least = top_k_floor(round_down(floor_ - bound));
+  const int64_t kept = keep_at_least(keys_, exact_, least);
+  const int64_t others = keep_at_least(keys_ + exact_, count_ - exact_, least);
+  std::copy(keys_ + exact_, keys_ + exact_ + others, keys_ + kept);
+  exact_ = kept;
+  count_ = kept + others;
+}
+
+// Drops all but the k hardest so far.
+void Survivors::settle() {
+  rescore(keys_ + exact_, count_ - exact_, row(), other_.rows, own_.width);
+  settled_ += count_ - exact_;
+  std::sort(keys_, keys_ + count_, std::greater<>());
+  exact_ = count_ = std::min(count_, own_.k);
+  has_coarse_ = false;
+  if (count_ == own_.k) floor_ = std::max(floor_, top_k_score(keys_[count_ - 1]));
+}
+
 void Survivors::close() {
-  if (count_ > problem_.k) raise_threshold(problem_.k);
+  if (count_ > own_.k) raise_floor(own_.k);
+  if (!std::is_sorted(keys_, keys_ + count_, by_index)) std::sort(keys_, keys_ + count_, by_index);
 }
 
 void Survivors::rescore_below(int64_t end) {
   int64_t stop = rescored_;
   while (stop < count_ && top_k_index(keys_[stop]) < end) ++stop;
-  rescore(keys_ + rescored_, stop - rescored_, problem_.anchors + anchor_ * problem_.width, problem_.candidates,
-          problem_.width);
+  rescore(keys_ + rescored_, stop - rescored_, row(), other_.rows, own_.width);
   rescored_ = stop;
 }
 
-void Survivors::write(int64_t* indices, float* scores) {
+void Survivors::write() {
   std::sort(keys_, keys_ + count_, std::greater<>());
-  const int64_t found = std::min(count_, problem_.k);
-  for (int64_t i = 0; i < found; ++i) {
-    indices[i] = top_k_index(keys_[i]);
-    scores[i] = top_k_score(keys_[i]);
+  const TopKKey* known = own_.known + index_ * own_.k;
+  TopKKey* best = own_.best + index_ * own_.k;
+  int64_t taken = 0;
+  for (int64_t i = 0; i < own_.k; ++i) {
+    // Subtracting from a key raises its index.
+    const TopKKey fresh = taken < count_ ? keys_[taken] - other_.first : kNoTopKKey;
+    if (fresh > *known) {
+      best[i] = fresh;
+      ++taken;
+    } else {
+      best[i] = *known++;  // its list is k long, so this stays within it
+    }
   }
-  std::fill(indices + found, indices + problem_.k, -1);
-  std::fill(scores + found, scores + problem_.k, -kInfinity);
-}
-
-// k candidates have a fast score of at least `reached`, hence a true score of at least reached − error.
-void Survivors::raise_threshold(int64_t most) {
-  const float reached = bound_kth_score(keys_, count_, problem_.k, most);
-  threshold_ = std::max(threshold_, round_down(reached - 2 * error_));
-  count_ = keep_at_least(keys_, count_, top_k_floor(threshold_));
-}
-
-// Drops all but the k hardest so far. Later candidates lose a tie, so they must do better than these.
-void Survivors::keep_k_exactly() {
-  rescored_ = 0;
-  rescore_below(problem_.candidate_count);
-  rescored_ = 0;
-  std::sort(keys_, keys_ + count_, std::greater<>());
-  count_ = problem_.k;
-  threshold_ = std::max(threshold_, round_down(top_k_score(keys_[count_ - 1]) - error_));
-  std::sort(keys_, keys_ + count_, [](TopKKey a, TopKKey b) { return top_k_index(a) < top_k_index(b); });
 }
 
 }  // namespace aoq::cpu

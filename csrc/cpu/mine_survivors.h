@@ -1,67 +1,73 @@
-// The candidates that may still be among the k hardest of one anchor, kept in a buffer of fixed size.
+// The negatives that may still be among the k hardest of one row, kept in a buffer of fixed size.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "cpu/mine_filter.h"
-#include "math/top_k_key.h"
+#include "cpu/mine_side.h"
 
 namespace aoq::cpu {
 
-// What all anchors share.
-struct MiningProblem {
-  const float* anchors;          // (N, D)
-  const float* candidates;       // (M, D)
-  const int64_t* anchor_ids;     // (N,), null together with candidate_ids
-  const int64_t* candidate_ids;  // (M,)
-  int64_t anchor_count;
-  int64_t candidate_count;
-  int64_t width;
-  int64_t k;              // 1 ≤ k ≤ M
-  double candidate_norm;  // no candidate is longer
-  double input_rounding;  // of the fast product; see math/top_k_bound.h
-};
-
-// Keys hold fast scores, off by at most `error`, until rescore_below() has made them exact. Whenever there is a
-// threshold, k candidates have a true score of at least threshold + error; so a candidate whose fast score is below the
-// threshold is behind them all. Keys stay in the order of their candidates.
+// Keys hold the scores of fast products and numbers of the other side's rows in this tile, until rescore_below() has
+// made the scores exact. Whatever the order in which scores come, no row is lost that could be among the k hardest.
 class Survivors {
  public:
-  // `buffer` holds capacity(problem, room) keys.
-  Survivors(const MiningProblem& problem, int64_t anchor, TopKKey* buffer);
-  static int64_t capacity(const MiningProblem& problem, int64_t room) { return crowd(problem) + room + kFilterSlack; }
+  // `buffer` holds capacity(own, other, room) keys.
+  Survivors(const MiningSide& own, const MiningSide& other, int64_t index, TopKKey* buffer);
+  static int64_t capacity(const MiningSide& own, const MiningSide& other, int64_t room) {
+    return crowd(own, other) + room + kFilterSlack;
+  }
 
-  // Takes in the fast scores of candidates [first, first + count), count ≤ room, in ascending order of `first`.
-  void add(const float* scores, int64_t first, int64_t count);
+  // k negatives have a true score of at least this.
+  float floor() const { return floor_; }
+  // No negative has a product above this.
+  float upper() const;
 
-  // Requests the memory that add() will write: the other anchors' buffers have pushed it out of the cache.
+  // Takes in the products with the other side's rows [first, first + count), count ≤ room.
+  void add(const float* scores, int64_t first, int64_t count, Precision precision);
+
+  // Takes in one product; room ≥ 1.
+  void add(float score, int64_t other, Precision precision);
+
+  // Requests the memory that add() will write: the other lists' buffers have pushed it out of the cache.
   void prefetch() const;
 
-  // After the last add(): drops what it can.
+  // How many exact scores it took so far to tell near-ties apart.
+  int64_t settled() const { return settled_; }
+
+  // After the last add(): drops what it can, and brings the rest into the order of the other side's rows.
   void close();
 
-  // Makes the scores of candidates before `end` exact; in steps of ascending `end`, so that anchors can take turns
-  // over candidates that are in the cache.
+  // Makes the scores of rows before `end` exact; in steps of ascending `end`, so that lists can take turns over rows
+  // that are in the cache.
   void rescore_below(int64_t end);
 
-  // After rescore_below(M): writes k indices and scores, hardest first, −1 and −∞ where there are none.
-  void write(int64_t* indices, float* scores);
+  // After rescore_below(all): merges into the list that was known before.
+  void write();
 
  private:
-  // A buffer that holds more than this is shrunk before it takes another row.
-  static int64_t crowd(const MiningProblem& problem) { return std::min(2 * problem.k + 64, problem.candidate_count); }
+  // A buffer that holds more than this is shrunk before it takes more.
+  static int64_t crowd(const MiningSide& own, const MiningSide& other) { return std::min(2 * own.k + 64, other.count); }
 
-  void raise_threshold(int64_t most);
-  void keep_k_exactly();
+  const float* row() const { return own_.row(index_); }
+  double error(Precision precision) const { return precision == Precision::kCoarse ? coarse_error_ : fine_error_; }
+  void note(Precision precision);
+  void drop_new_exclusions(int64_t from, Precision precision);
+  bool exceeds_cap(float score, int64_t other, Precision precision) const;
+  void make_room();
+  void raise_floor(int64_t most);
+  void settle();
 
-  const MiningProblem& problem_;
-  int64_t anchor_;
+  const MiningSide &own_, &other_;
+  int64_t index_;
   TopKKey* keys_;
   int64_t count_ = 0;
-  int64_t rescored_ = 0;
-  double error_;
-  float threshold_;
+  int64_t exact_ = 0;        // the first keys, whose scores are exact
+  bool has_coarse_ = false;  // among the others
+  int64_t rescored_ = 0, settled_ = 0;
+  double coarse_error_, fine_error_;
+  float floor_;
 };
 
 }  // namespace aoq::cpu

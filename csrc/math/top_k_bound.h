@@ -8,21 +8,30 @@
 
 namespace aoq {
 
-// With u = 2⁻²⁴ and D terms summed in any order, with or without fused multiply-add (Higham, Accuracy and Stability of
-// Numerical Algorithms, section 3.1),
+// A row x, and what the product reads in its place, x̃: |x| ≤ norm, |x − x̃| ≤ distance.
+struct RowBound {
+  double norm, distance;
+};
+
+// Of sums that round to nearest in float32.
+inline constexpr double kFloatUnit = 0x1p-24;
+
+// The product sums D terms x̃ᵢỹᵢ, each exact, in any order and with or without fused multiply-add, every addition off by
+// at most a relative u of the sum of the terms' magnitudes so far (Higham, Accuracy and Stability of Numerical
+// Algorithms, section 3.1):
 //
-//     |product − x·y| ≤ γ_D |x||y|,  γ_n = n u / (1 − n u);      |score − x·y| ≤ (u + D 2⁻⁵³ …) |x||y|,
+//     |product − x̃·ỹ| ≤ γ_D |x̃||ỹ|,  γ_n = n u / (1 − n u);      |score − x·y| ≤ (2⁻²⁴ + D 2⁻⁵³ …) |x||y|;
+//     |x̃·ỹ − x·y| ≤ |x − x̃||y| + |x̃||y − ỹ|.
 //
-// together at most γ_{D+3} |x||y|. A product that first rounds its inputs by a relative r adds (2r + r²) |x||y| and
-// stretches the rest by (1 + r)². Lengthening both rows by 2⁻⁴⁸ covers underflow, flushed denormals included, which
-// adds at most D 2⁻¹²⁵ + √D 2⁻¹²⁶ (|x| + |y|); the last factor covers the rounding of the bound itself.
-AOQ_HOST_DEVICE double product_error(int64_t terms, double input_rounding, double x_norm, double y_norm) {
-  constexpr double kUnit = 0x1p-24, kLengthening = 0x1p-48, kRounding = 1 + 0x1p-20;
-  const double n_u = static_cast<double>(terms + 3) * kUnit;
+// γ_{D+3} covers the first two. Lengthening both rows by 2⁻⁴⁸ covers underflow, flushed denormals included, which adds
+// at most D 2⁻¹²⁵ + √D 2⁻¹²⁶ (|x| + |y|); the last factor covers the rounding of the bound itself.
+AOQ_HOST_DEVICE double product_error(int64_t terms, double unit, const RowBound& x, const RowBound& y) {
+  constexpr double kLengthening = 0x1p-48, kRounding = 1 + 0x1p-20;
+  const double n_u = static_cast<double>(terms + 3) * unit;
   if (!(n_u < 0.5)) return std::numeric_limits<double>::infinity();
-  const double stretch = 1 + input_rounding;
-  const double relative = (stretch * stretch - 1) + stretch * stretch * n_u / (1 - n_u);
-  return relative * (x_norm + kLengthening) * (y_norm + kLengthening) * kRounding;
+  const double x_read = x.norm + x.distance + kLengthening, y_read = y.norm + y.distance + kLengthening;
+  const double inputs = x.distance * (y.norm + kLengthening) + x_read * y.distance;
+  return (inputs + n_u / (1 - n_u) * x_read * y_read) * kRounding;
 }
 
 }  // namespace aoq

@@ -7,6 +7,9 @@ namespace aoq {
 
 using TopKKey = int64_t;
 
+// Below every key: fills a list that is not full.
+inline constexpr TopKKey kNoTopKKey = std::numeric_limits<TopKKey>::min();
+
 AOQ_HOST_DEVICE TopKKey top_k_key(float score, uint32_t index) {
   return static_cast<TopKKey>((static_cast<uint64_t>(static_cast<uint32_t>(order_key(score))) << 32) | ~index);
 }

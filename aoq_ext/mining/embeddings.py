@@ -1,0 +1,100 @@
+"""One side of a mining problem: where its embeddings are, and what decides which pairs may be negatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .._embeddings import check_finite
+from .side import Ragged, Side
+
+_CHECKED_BYTES = 1 << 28
+
+
+class Source(Protocol):
+    """Rows of embeddings, in memory or in a file."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, D)"""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop), (stop - start, D), dense."""
+
+    def take(self, index: Tensor) -> Tensor:
+        """The rows that index (n,) int64 names, (n, D)."""
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Rows that are in memory already."""
+
+    tensor: Tensor  # (rows, D)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tensor.shape[0], self.tensor.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.tensor[start:stop]
+
+    def take(self, index: Tensor) -> Tensor:
+        return self.tensor[index.to(self.tensor.device)]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """All anchors, or all candidates. What is optional here is there for both or for neither."""
+
+    source: Source  # (rows, D)
+    ids: Tensor | None = None  # (rows,) int64
+    labels: Ragged | None = None  # of all rows
+    caps: Tensor | None = None  # (rows,) float32
+    first: int = 0  # number of row 0, where other processes hold the rows before
+
+    def __len__(self) -> int:
+        return self.source.shape[0]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading rows costs no memory."""
+        return isinstance(self.source, TensorSource)
+
+    @property
+    def width(self) -> int:
+        return self.source.shape[1]
+
+    def side(self, start: int, stop: int, device: torch.device, rows: Tensor | None = None) -> Side:
+        """Rows [start, stop) on ``device``; ``rows``: where they are there already."""
+        labels = None if self.labels is None else self.labels.part(start, stop)
+        if labels is not None:  # of these rows alone
+            low, high = int(labels.offsets[0]), int(labels.offsets[-1])
+            labels = Ragged(labels.values[low:high].to(device), (labels.offsets - low).to(device))
+        return Side(
+            rows=self.source.rows(start, stop).to(device) if rows is None else rows,
+            first=self.first + start,
+            ids=None if self.ids is None else self.ids[start:stop].to(device),
+            labels=labels,
+            caps=None if self.caps is None else self.caps[start:stop].to(device),
+        )
+
+    def with_caps(self, caps: Tensor | None) -> Embeddings:
+        return replace(self, caps=caps)
+
+
+def check_all_finite(name: str, source: Source) -> float:
+    """Require finite values, block by block; returns the greatest Euclidean norm of a row, 0 without rows."""
+    count, width = source.shape
+    step = max(1, _CHECKED_BYTES // (width * source.dtype.itemsize))
+    norms = (check_finite(name, source.rows(i, min(i + step, count)), first=i) for i in range(0, count, step))
+    return max(norms, default=0.0)

@@ -1,0 +1,120 @@
+"""How a mining task is cut into tiles: by the memory it may use, and by how long one call should take."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from .task import MiningTask
+from .tile import has_kernel
+
+# A call of the operator cannot be interrupted, so a tile keeps each thread busy for a second or two: so many
+# multiply-adds.
+_PRODUCTS_PER_THREAD = 1 << 36
+_PRODUCTS_PER_DEVICE = 1 << 43
+
+# Every tile merges into lists and converts candidates: many rows a tile make both cheap.
+_ROWS_PER_THREAD, _LEAST_USUAL_ROWS = 2048, 4096
+_LEAST_ROWS, _LEAST_COLUMNS = 64, 256
+
+_USUAL_LIMIT = 4 << 30
+_KEY = 8  # bytes
+_LIST_BUFFERS = 80 << 20  # what one thread keeps its rows' lists, panel and packed rows in (csrc/cpu/mine_tile.cpp)
+_PER_COLUMN = 192  # a column's list besides its keys, bounds of its row
+_PLAIN_PANEL = 1024 * 4096 * 64  # float64 products, scores and keys of a panel of the plain path
+
+
+@dataclass(frozen=True)
+class MiningPlan:
+    """``resident_rows`` anchors at a time see all candidates, in tiles of anchor_rows × candidate_rows scores."""
+
+    resident_rows: int
+    anchor_rows: int
+    candidate_rows: int
+    peak_bytes: int  # beyond the arguments and the result, estimated
+
+
+def make_plan(task: MiningTask, memory_limit: int | None = None, device: torch.device | str = "cpu") -> MiningPlan:
+    """The largest tiles that are worth it and fit.
+
+    Args:
+        memory_limit: bytes that mining may use beyond its arguments and its result; None: 4 GiB, or half of what is
+            free where that is less.
+
+    Raises:
+        TypeError: memory_limit is not an int.
+        ValueError: not even the smallest tiles fit.
+    """
+    device = torch.device(device)
+    limit = _check_limit(memory_limit, device)
+    count, others = max(1, len(task.anchors)), max(1, len(task.candidates))
+    threads = torch.get_num_threads()
+    products = _PRODUCTS_PER_THREAD * threads if device.type == "cpu" else _PRODUCTS_PER_DEVICE
+    rows = min(count, max(_LEAST_USUAL_ROWS, _ROWS_PER_THREAD * threads))
+    columns = min(others, max(_LEAST_COLUMNS, products // (rows * task.anchors.width)))
+    sizes = _Sizes(task, device, threads)
+    while sizes.total(rows, rows, columns) > limit:
+        if columns > _LEAST_COLUMNS and (columns >= rows or rows <= _LEAST_ROWS):
+            columns = max(_LEAST_COLUMNS, columns // 2)
+        elif rows > _LEAST_ROWS:
+            rows = max(_LEAST_ROWS, rows // 2)
+        else:
+            needed = sizes.total(rows, rows, columns)
+            raise ValueError(f"memory_limit must be at least {needed:,} bytes for this task, got {limit:,}")
+    spare = limit - sizes.total(rows, rows, columns)
+    resident = min(count, rows + spare // max(1, sizes.resident_row))
+    resident = max(rows, resident // rows * rows) if resident < count else count
+    return MiningPlan(resident, rows, columns, sizes.total(resident, rows, columns))
+
+
+class _Sizes:
+    """Bytes of what a tile needs."""
+
+    def __init__(self, task: MiningTask, device: torch.device, threads: int) -> None:
+        width, depth, depth_reverse = task.anchors.width, task.depth, task.depth_reverse or 0
+        dtype = task.anchors.source.dtype
+        self._reverse = len(task.candidates) * depth_reverse * _KEY
+        # The lists of all rows that wait for more candidates, and the rows themselves where they are in a file.
+        self.resident_row = depth * _KEY + (0 if task.anchors.in_memory else width * dtype.itemsize)
+        if has_kernel(device, dtype):
+            wide = 0 if task.candidates.in_memory and dtype == torch.float32 else width * 4
+            packed = width * 6  # as bfloat16 and, where that cannot tell rows apart, as float32
+            self._row = 2 * depth * _KEY + wide + 32
+            self._column = (
+                wide
+                + packed
+                + (0 if task.candidates.in_memory else width * dtype.itemsize)
+                + (depth_reverse * 4 * _KEY + _PER_COLUMN if depth_reverse else 32)
+            )
+            self._fixed = _LIST_BUFFERS * threads
+        else:
+            self._row = 3 * depth * _KEY + width * 8
+            self._column = width * 16 + 3 * depth_reverse * _KEY
+            self._fixed = _PLAIN_PANEL
+
+    def total(self, resident: int, rows: int, columns: int) -> int:
+        return resident * self.resident_row + rows * self._row + columns * self._column + self._fixed + self._reverse
+
+
+def _check_limit(memory_limit: int | None, device: torch.device) -> int:
+    if memory_limit is None:
+        return min(_USUAL_LIMIT, free_memory(device) // 2)
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int):
+        raise TypeError(f"memory_limit must be an int, a number of bytes, or None, got {type(memory_limit).__name__}")
+    if memory_limit < 1:
+        raise ValueError(f"memory_limit must be at least 1 byte, got {memory_limit}")
+    return memory_limit
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free for mining on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as lines:
+            available = next(line for line in lines if line.startswith("MemAvailable:"))
+        return int(available.split()[1]) << 10
+    except (OSError, StopIteration, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,203 @@
+"""Mining over rows that are spread over processes: each finds the negatives of its own anchors among everyone's
+candidates.
+
+Candidates go round block by block; ids, labels and caps, which are small, are known to all from the start. What a rank
+finds for the candidates of another is merged by their owner. Keys are exact and unique, so the lists are those of one
+process, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import keys
+from .embeddings import Embeddings, Source, TensorSource, check_all_finite
+from .engine import OnTile, mine_side
+from .plan import MiningPlan, make_plan
+from .rules import NegativeRules, positive_scores
+from .side import Ragged
+from .task import Labels, MiningTask, check_numbers, check_scores_fit, make_sides
+from .team import Team
+
+_POSITIVE_BLOCK = 1 << 26  # bytes of candidates that go round at a time
+
+
+@dataclass(frozen=True)
+class SharedTask:
+    """This rank's part of a task."""
+
+    task: MiningTask  # its own anchors and candidates, numbered among all
+    everyone: list[Embeddings]  # the candidates of each rank; only this rank's have rows
+    team: Team
+
+    @property
+    def own(self) -> Embeddings:
+        return self.everyone[self.team.rank]
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """The rows of another rank."""
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return torch.empty(stop - start, self.shape[1], dtype=self.dtype)
+
+    def take(self, index: Tensor) -> Tensor:
+        raise RuntimeError("rows of another rank cannot be taken")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a rank tells the others before anything is computed."""
+
+    settings: dict[str, object]  # the same on every rank
+    anchors: int
+    anchor_norm: float
+    candidates: int
+    candidate_norm: float
+    ids: Tensor | None
+    labels: tuple[Tensor, Tensor] | None
+
+
+def make_shared_task(
+    anchors: Source,  # (N, D), rows of this rank
+    candidates: Source,  # (M, D), rows of this rank
+    k: int,
+    k_reverse: int | None,
+    anchor_ids: Tensor | None,
+    candidate_ids: Tensor | None,
+    anchor_labels: Labels | None,
+    candidate_labels: Labels | None,
+    rules: NegativeRules,
+) -> SharedTask:
+    """As `aoq_ext.mining.task.make_task`; every rank raises where one does."""
+    team = Team()
+
+    def describe() -> tuple[_Part, Embeddings, Embeddings]:
+        check_numbers(k, k_reverse, rules, anchor_ids)
+        rows, columns = make_sides(anchors, candidates, anchor_ids, candidate_ids, anchor_labels, candidate_labels)
+        settings: dict[str, object] = {
+            "k": k,
+            "k_reverse": k_reverse,
+            "the rules": rules,
+            "the width D": rows.width,
+            "the dtype": anchors.dtype,
+            "whether there are ids": rows.ids is not None,
+            "whether there are labels": rows.labels is not None,
+        }
+        norms = check_all_finite("anchors", anchors), check_all_finite("candidates", candidates)
+        labels = None if columns.labels is None else columns.labels.tensors()
+        part = _Part(settings, len(rows), norms[0], len(columns), norms[1], columns.ids, labels)
+        return part, rows, columns
+
+    rows, columns = None, None
+
+    def work() -> _Part:
+        nonlocal rows, columns
+        part, rows, columns = describe()
+        return part
+
+    parts = team.meet("checking the arguments", work)
+    assert rows is not None and columns is not None
+    for rank, part in enumerate(parts):
+        for name, value in part.settings.items():
+            if value != parts[0].settings[name]:
+                raise ValueError(
+                    f"{name} must be the same on every rank with distributed=True, "
+                    f"but is {parts[0].settings[name]} on rank 0 and {value} on rank {rank}"
+                )
+    check_scores_fit(max(part.anchor_norm for part in parts), max(part.candidate_norm for part in parts))
+    everyone, first = [], 0
+    for rank, part in enumerate(parts):
+        source = columns.source if rank == team.rank else _Absent((part.candidates, columns.width), candidates.dtype)
+        labels = None if part.labels is None else Ragged(*part.labels)
+        everyone.append(Embeddings(source, part.ids, labels, first=first))
+        first += part.candidates
+    rows = replace(rows, first=sum(part.anchors for part in parts[: team.rank]))
+    all_anchors = sum(part.anchors for part in parts)
+    task = MiningTask(rows, everyone[team.rank], k, k_reverse, rules.skip, all_anchors, first)
+    shared = SharedTask(task, everyone, team)
+    return _with_caps(shared, rules) if rules.has_caps else shared
+
+
+def mine_shared(
+    shared: SharedTask, memory_limit: int | None, device: torch.device, on_tile: OnTile | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The keys (N, depth) of this rank's anchors and, where wanted, (M, depth_reverse) of its candidates."""
+    task, team = shared.task, shared.team
+    plans = team.meet("planning", lambda: make_plan(task, memory_limit, device))
+    block = min(plan.candidate_rows for plan in plans)
+    rows = max(1, min(plan.anchor_rows for plan in plans))
+    plan = MiningPlan(max(1, len(task.anchors)), rows, block, max(plan.peak_bytes for plan in plans))
+    lists = keys.no_keys(len(task.anchors), task.depth, device)
+    reverse = None
+    if task.depth_reverse is not None:
+        reverse = keys.no_keys(len(task.candidates), task.depth_reverse, device)
+    anchors = task.anchors.side(0, len(task.anchors), device)
+    for owner, candidates in enumerate(shared.everyone):
+        for start in range(0, len(candidates), block):
+            stop = min(start + block, len(candidates))
+            some = _block(candidates, start, stop, owner, device)
+            found = None if reverse is None else keys.no_keys(stop - start, task.depth_reverse or 1, device)
+            mine_side(anchors, some, lists, plan, device, found, on_tile)
+            if reverse is not None and found is not None:
+                everyones = _all_gather(found)
+                if owner == team.rank:
+                    reverse[start:stop] = keys.merge(reverse.shape[1], *everyones)
+    return lists, reverse
+
+
+def _block(candidates: Embeddings, start: int, stop: int, owner: int, device: torch.device) -> Embeddings:
+    """Rows [start, stop) of the candidates of rank ``owner``, sent to everyone."""
+    where = _exchange_device(device)
+    rows = candidates.source.rows(start, stop).to(where).contiguous()
+    if rows.numel() > 0:
+        dist.broadcast(rows.view(torch.uint8), owner)  # as bytes, for not every backend knows every dtype
+    return Embeddings(
+        TensorSource(rows.to(device)),
+        None if candidates.ids is None else candidates.ids[start:stop],
+        None if candidates.labels is None else candidates.labels.part(start, stop),
+        None if candidates.caps is None else candidates.caps[start:stop],
+        candidates.first + start,
+    )
+
+
+def _all_gather(rows: Tensor) -> list[Tensor]:
+    own = rows.to(_exchange_device(rows.device)).contiguous()
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, own)
+    return [part.to(rows.device) for part in everyone]
+
+
+def _exchange_device(device: torch.device) -> torch.device:
+    """Where tensors travel: gloo takes them from the CPU, other backends from the GPU."""
+    return torch.device("cpu") if dist.get_backend() == "gloo" else device
+
+
+def _with_caps(shared: SharedTask, rules: NegativeRules) -> SharedTask:
+    """The task with the caps of every anchor and candidate."""
+    task = shared.task
+    row_best = torch.full((len(task.anchors),), -torch.inf)
+    column_best = [torch.full((len(candidates),), -torch.inf) for candidates in shared.everyone]
+    if rules.needs_positives:
+        where = _exchange_device(torch.device("cuda") if dist.get_backend() != "gloo" else torch.device("cpu"))
+        step = max(1, _POSITIVE_BLOCK // (task.anchors.width * task.anchors.source.dtype.itemsize))
+        for owner, candidates in enumerate(shared.everyone):
+            for start in range(0, len(candidates), step):
+                stop = min(start + step, len(candidates))
+                some = _block(candidates, start, stop, owner, where)
+                of_rows, of_columns = positive_scores(task.anchors, some)
+                row_best = row_best.maximum(of_rows)
+                together = of_columns.to(where)
+                dist.all_reduce(together, dist.ReduceOp.MAX)
+                column_best[owner][start:stop] = together.cpu()
+    everyone = [side.with_caps(rules.caps(best)) for side, best in zip(shared.everyone, column_best)]
+    anchors = task.anchors.with_caps(rules.caps(row_best))
+    return SharedTask(replace(task, anchors=anchors, candidates=everyone[shared.team.rank]), everyone, shared.team)
