@@ -7,8 +7,10 @@ goes to a temporary file in the same folder, is flushed to the disk, and then ta
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +44,33 @@ def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> 
 def write_bytes_atomically(path: str | Path, data: bytes) -> Path:
     """Make ``path`` hold exactly ``data``, as `write_atomically` does; returns ``path``."""
     return write_atomically(path, lambda file: file.write(data))
+
+
+def remove_temporaries(folder: str | Path, name: str = "*") -> None:
+    """Remove what killed processes left of half-written files called ``name``; for when no other process writes."""
+    for stale in Path(folder).glob(f".{name}.*.tmp"):
+        stale.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path, busy: Exception) -> Iterator[None]:
+    """Hold the lock file ``path``, or raise ``busy`` where another process does.
+
+    The system lets go when this process dies. The file stays: to remove it is to race with who opens it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise busy from error
+            except OSError:
+                pass  # some network file systems have no locks
+        yield
 
 
 def _mode_for(path: Path) -> int:

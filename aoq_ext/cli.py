@@ -20,7 +20,7 @@ _USAGE_ERROR = 2  # the exit status argparse uses
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # Modules that only an extra brings, by the name they are imported with.
-TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "numpy", "PIL", "rich", "tensorboard", "yaml"}
+TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "numpy", "PIL", "rich", "safetensors", "tensorboard", "yaml"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     try:
         return _COMMANDS[name][1](rest)
-    except KeyboardInterrupt:
-        again = {"train": "; --resume continues it", "demo": "; the same command continues it"}.get(name, "")
+    except KeyboardInterrupt as stop:  # a command that knows how to go on says so in it
+        known = {"train": "; --resume continues it", "demo": "; the same command continues it"}
+        again = f"; {stop}" if str(stop) else known.get(name, "")
         print(f"aoq {name}: interrupted{again}", file=sys.stderr)
         return _INTERRUPTED
     except Exception as error:
@@ -106,7 +107,7 @@ def _doctor(argv: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a model from a configuration file", _train),
-    "mine": ("list the hardest negatives of a training set", mine.run),
+    "mine": ("list the hardest negatives of a training set, or between files", mine.run),
     "eval": ("measure a trained model on a split", evaluate.run),
     "demo": ("do all of it on the bundled data and write a report", _demo),
     "doctor": ("say what is installed, what runs, and what is wrong", _doctor),

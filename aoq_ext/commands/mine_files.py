@@ -1,0 +1,164 @@
+"""``aoq mine --anchors --candidates``: mining between files of embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aoq_ext.mining import authors_layout
+from aoq_ext.mining.captions import caption_labels, read_captions
+from aoq_ext.mining.embeddings import Source
+from aoq_ext.mining.estimate import Estimate, estimate
+from aoq_ext.mining.files import MinedFiles, mine_to_files
+from aoq_ext.mining.progress import MiningDisplay, count, duration, size
+from aoq_ext.mining.sources import check_sources, open_embeddings, read_integers
+
+
+def mine(parsed: argparse.Namespace) -> int:
+    if parsed.threads is not None:
+        torch.set_num_threads(parsed.threads)
+    with _team() as leads:
+        anchors, candidates = (open_embeddings(getattr(parsed, name), name) for name in ("anchors", "candidates"))
+        check_sources(anchors, candidates)
+        arguments = _arguments(parsed, anchors, candidates)
+        if parsed.dry_run:
+            if leads:
+                _print_estimate(parsed, anchors, candidates)
+            return 0
+        try:
+            with MiningDisplay() if leads else contextlib.nullcontext() as display:
+                show = display.update if display is not None else None
+                mined = mine_to_files(
+                    parsed.anchors, parsed.candidates, parsed.out, parsed.k, on_progress=show, **arguments
+                )
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("the same command continues it") from error
+        if leads:
+            _print_mined(mined)
+            _write_more(parsed, mined)
+    return 0
+
+
+@contextlib.contextmanager
+def _team() -> Iterator[bool]:
+    """Join the processes that a launcher such as torchrun started; whether this one speaks for them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
+
+
+def _arguments(parsed: argparse.Namespace, anchors: Source, candidates: Source) -> dict[str, Any]:
+    """Those of `mine_to_files`, checked as far as the sizes allow it."""
+    given: dict[str, Any] = {
+        "direction": "both" if parsed.both else "anchors",
+        "k_reverse": parsed.k_reverse,
+        "skip": parsed.skip or 0,
+        "margin": parsed.margin,
+        "relative_margin": parsed.relative_margin,
+        "max_score": parsed.max_score,
+        "memory_limit": parsed.memory_limit,
+        "device": _device(parsed.device),
+    }
+    if parsed.text_image_index is not None:
+        given |= _belonging(parsed, anchors, candidates)
+    for name in ("anchor_ids", "candidate_ids"):
+        if (path := getattr(parsed, name)) is not None:
+            given[name] = read_integers(path, name)
+    if parsed.authors_layout is not None:
+        images, texts = (anchors, candidates) if _texts(parsed) == "candidates" else (candidates, anchors)
+        if texts.shape[0] != authors_layout.CAPTIONS * images.shape[0]:
+            raise ValueError(
+                f"{_texts(parsed)} must be {authors_layout.CAPTIONS} texts for each of the {images.shape[0]} images "
+                f"for the authors' layout, got {texts.shape[0]}"
+            )
+    return given
+
+
+def _belonging(parsed: argparse.Namespace, anchors: Source, candidates: Source) -> dict[str, Any]:
+    """Ids by the texts' images, and labels by equal captions."""
+    texts, images = ("candidate", "anchor") if _texts(parsed) == "candidates" else ("anchor", "candidate")
+    rows = {"anchor": anchors.shape[0], "candidate": candidates.shape[0]}
+    index = _text_images(parsed)
+    if len(index) != rows[texts]:
+        raise ValueError(f"text_image_index must be one image for each of the {rows[texts]} {texts}s, got {len(index)}")
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < rows[images]:
+        raise ValueError(
+            f"text_image_index must be from 0 to {rows[images] - 1}, got {int(index.min())} to {int(index.max())}"
+        )
+    if parsed.authors_layout is not None:
+        authors_layout.check_caption_order(index.numpy())
+    given: dict[str, Any] = {f"{texts}_ids": index, f"{images}_ids": torch.arange(rows[images])}
+    if parsed.captions is not None:
+        labels = caption_labels(read_captions(parsed.captions), index, rows[images])
+        given[f"{texts}_labels"], given[f"{images}_labels"] = labels
+    return given
+
+
+def _text_images(parsed: argparse.Namespace) -> Tensor:
+    return read_integers(parsed.text_image_index, "text_image_index")
+
+
+def _texts(parsed: argparse.Namespace) -> str:
+    return parsed.texts or "candidates"
+
+
+def _device(name: str | None) -> torch.device:
+    """The device asked for; of several GPUs the one of this rank."""
+    device = torch.device(name or "cpu")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+def _write_more(parsed: argparse.Namespace, mined: MinedFiles) -> None:
+    if parsed.authors_layout is not None:
+        assert mined.reverse_indices is not None
+        lists = mined.indices, mined.reverse_indices
+        texts, images = lists if _texts(parsed) == "candidates" else lists[::-1]
+        paths = authors_layout.write_authors_layout(parsed.authors_layout, parsed.data_name or "coco", texts, images)
+        print(f"{paths[0]}, {paths[1]}: as the authors' training code reads them")
+
+
+def _print_mined(mined: MinedFiles) -> None:
+    rows, k = mined.indices.shape
+    message = f"{mined.folder}: {k} candidates for each of {rows:,} anchors"
+    if mined.reverse_indices is not None:
+        columns, k_reverse = mined.reverse_indices.shape
+        message += f", {k_reverse} anchors for each of {columns:,} candidates"
+    print(message)
+
+
+def _print_estimate(parsed: argparse.Namespace, anchors: Source, candidates: Source) -> None:
+    k_reverse = (parsed.k_reverse or parsed.k) if parsed.both else None
+    device = _device(parsed.device)
+    found = estimate(
+        anchors, candidates, parsed.out, parsed.k, k_reverse, parsed.skip or 0, parsed.memory_limit, device
+    )
+    for name, source in (("anchors", anchors), ("candidates", candidates)):
+        rows, width = source.shape
+        print(f"{name:<12}{rows:,} × {width}, {str(source.dtype).removeprefix('torch.')}: {getattr(parsed, name)}")
+    print(f"scores      {count(found.scores)}, each computed once; {_tiles(found)}")
+    print(f"memory      {size(found.memory)} at a time; the embeddings are {size(found.embeddings)} together")
+    print(f"disk        {size(found.lists)} in the end, {size(found.work)} more until then; {size(found.free)} free")
+    print(f"time        about {duration(found.seconds)}: {count(found.rate)} scores/s on {device} in a short trial")
+    done = "everything" if found.complete else f"{found.done} of {found.shards} parts"
+    print(f"done        {done}; nothing was written now")
+
+
+def _tiles(found: Estimate) -> str:
+    return (
+        f"{found.shards:,} restartable parts of {found.shard_rows:,} anchors, {found.tiles:,} tiles of up to "
+        f"{found.plan.anchor_rows:,} × {found.plan.candidate_rows:,}"
+    )

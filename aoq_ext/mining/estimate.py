@@ -1,0 +1,117 @@
+"""What a mining job will take: memory, disk, and time by a short calibration. Writes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .embeddings import Embeddings, Source, TensorSource
+from .engine import mine_rows
+from .files import DEFAULT_MEMORY
+from .manifest import Manifest
+from .plan import MiningPlan, make_plan
+from .shards import Shards, choose_shard_rows
+from .task import MiningTask
+
+_CALIBRATION = 1.0  # seconds
+_FIRST_ROWS, _MOST_ROWS = 64, 4096
+_CALIBRATION_BYTES = 1 << 28
+_KEY, _ENTRY = 8, 8  # bytes of a key, and of an index with its score
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Sizes in bytes, times in seconds."""
+
+    scores: int  # pairs there are
+    plan: MiningPlan
+    tiles: int
+    shards: int
+    shard_rows: int
+    memory: int  # at the peak
+    embeddings: int  # as they are on the disk, or in memory
+    lists: int  # on the disk, in the end
+    work: int  # on the disk, until then
+    free: int  # on the disk
+    rate: float  # pairs a second, in the calibration
+    complete: bool
+    done: int  # shards that are on the disk already
+
+    @property
+    def seconds(self) -> float:
+        """What is left to do, in one process."""
+        left = 0 if self.complete else 1 - self.done / max(1, self.shards)
+        return left * self.scores / self.rate
+
+
+def estimate(
+    anchors: Source,  # (N, D)
+    candidates: Source,  # (M, D)
+    out: Path,
+    k: int,
+    k_reverse: int | None,
+    skip: int,
+    memory_limit: int | None,
+    device: torch.device,
+) -> Estimate:
+    """What `mine_to_files` would do in ``out``; rules that exclude pairs change little of it."""
+    limit = DEFAULT_MEMORY if memory_limit is None else memory_limit
+    task = MiningTask(Embeddings(anchors), Embeddings(candidates), k, k_reverse, skip)
+    rows, columns, width = len(task.anchors), len(task.candidates), task.anchors.width
+    manifest = Manifest.load(out)
+    shard_rows = manifest.shard_rows if manifest else choose_shard_rows(task, limit)
+    shards = Shards(out, task, shard_rows, 0)
+    complete = manifest is not None and manifest.complete
+    done = len(shards.verify(range(shards.count))) if manifest and not complete else 0
+    plan = make_plan(task, memory_limit, device)
+    some = min(shard_rows, rows)
+    tiles = -(-some // plan.anchor_rows) * shards.count * -(-columns // plan.candidate_rows)
+    item = anchors.dtype.itemsize
+    return Estimate(
+        scores=rows * columns,
+        plan=plan,
+        tiles=tiles,
+        shards=shards.count,
+        shard_rows=shard_rows,
+        memory=plan.peak_bytes,
+        embeddings=(rows + columns) * width * item,
+        lists=(rows * k + columns * (k_reverse or 0)) * _ENTRY,
+        work=rows * task.depth * _KEY + sum(columns * shards.reverse_depth(n) * _KEY for n in range(shards.count)),
+        free=shutil.disk_usage(_existing(out)).free,
+        rate=_calibrate(task, device),
+        complete=complete,
+        done=done,
+    )
+
+
+def _calibrate(task: MiningTask, device: torch.device) -> float:
+    """Pairs a second over the first rows of both sides, more of them until it takes long enough to be measured."""
+    most = min(_MOST_ROWS, max(1, _CALIBRATION_BYTES // (task.anchors.width * 8)))
+    rows = min(_FIRST_ROWS, most)
+    while True:
+        sides = [
+            Embeddings(TensorSource(side.source.rows(0, min(rows, len(side)))))
+            for side in (task.anchors, task.candidates)
+        ]
+        part = MiningTask(sides[0], sides[1], task.k, task.k_reverse, task.skip)
+        reverse = None
+        if part.depth_reverse is not None:
+            reverse = torch.full((len(part.candidates), part.depth_reverse), torch.iinfo(torch.int64).min)
+        started = time.perf_counter()
+        mine_rows(part, 0, len(part.anchors), make_plan(part, None, device), device, reverse).cpu()
+        seconds = max(time.perf_counter() - started, 1e-6)
+        if seconds >= _CALIBRATION / 4 or rows >= most:
+            return max(1, len(part.anchors) * len(part.candidates)) / seconds
+        rows = min(most, 2 * rows)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,320 @@
+"""Mining from files into files: exact, larger than memory, restartable, shared by several processes.
+
+A folder of mined lists holds::
+
+    manifest.json                            the problem, the shards' size, and the lists with size and sha256
+    indices.npy scores.npy                   (N, k) for the anchors
+    reverse_indices.npy reverse_scores.npy   (M, k_reverse) for the candidates, where both directions are mined
+    shards/                                  the work so far, while it is not complete
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import torch
+from torch import Tensor
+
+from .._files import locked, remove_temporaries, write_atomically
+from .embeddings import TensorSource
+from .engine import TileDone, mine_rows
+from .manifest import MANIFEST, Manifest, describe_problem, fingerprint
+from .plan import make_plan
+from .progress import MiningProgress
+from .rules import NegativeRules
+from .shards import ArrayWriter, Shards, choose_shard_rows, is_intact, reverse_buffer, reverse_bytes
+from .sources import NpyFile, check_sources, embeddings_file, open_embeddings, read_integers
+from .task import Labels, MiningTask, make_task
+from .team import Team
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .sources import EmbeddingsLike
+
+DEFAULT_MEMORY = 4 << 30
+
+_LOCK = ".lock"
+_NAMES = ("indices", "scores")
+_MOST_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class MinedFiles:
+    """Lists of negatives in a folder, memory-mapped. As `HardNegatives`, except that indices are int32 where they fit.
+
+    Attributes:
+        folder: where they are.
+        indices: (N, k) rows of the candidates, hardest first; -1 where an anchor has fewer than k negatives.
+        scores: (N, k) float32, their scores; -inf where the index is -1.
+        reverse_indices: (M, k_reverse) rows of the anchors for every candidate, where both directions were mined.
+        reverse_scores: (M, k_reverse) float32.
+        problem: what they were mined from, as in ``manifest.json``.
+    """
+
+    folder: Path
+    indices: NDArray[Any]
+    scores: NDArray[Any]
+    reverse_indices: NDArray[Any] | None
+    reverse_scores: NDArray[Any] | None
+    problem: dict[str, Any]
+
+    def __repr__(self) -> str:
+        both = "" if self.reverse_indices is None else f", reverse={self.reverse_indices.shape}"
+        return f"MinedFiles({str(self.folder)!r}, {self.indices.shape}{both})"
+
+    @classmethod
+    def load(cls, folder: str | Path, *, checksums: bool = False) -> MinedFiles:
+        """Open what `mine_to_files` completed; ``checksums``: read everything and compare."""
+        import numpy as np
+
+        folder = Path(folder)
+        manifest = Manifest.load(folder)
+        if manifest is None:
+            raise FileNotFoundError(f"folder must hold mined lists, got {folder} without {MANIFEST}")
+        if not manifest.complete:
+            raise ValueError(f"folder must hold complete lists, got {folder}, whose mining is to be continued")
+        arrays = {}
+        for name, entry in manifest.files.items():
+            path = folder / entry["file"]
+            if not path.is_file():
+                raise FileNotFoundError(f"folder must hold {entry['file']}, got {folder} without it; mine again")
+            file = NpyFile.open(path, "folder")
+            if (list(file.shape), file.dtype.str) != (entry["shape"], entry["dtype"]):
+                raise ValueError(
+                    f"folder must hold {entry['file']} of {entry['dtype']} {entry['shape']}, got {file.dtype.str} "
+                    f"{list(file.shape)}; mine again"
+                )
+            if checksums and not is_intact(folder, entry):
+                raise ValueError(f"folder must hold the {entry['file']} of its manifest, got other content; mine again")
+            arrays[name] = np.load(path, mmap_mode="r")
+        reverse = arrays.get("reverse_indices"), arrays.get("reverse_scores")
+        return cls(folder, arrays["indices"], arrays["scores"], *reverse, manifest.problem)
+
+
+@torch.no_grad()
+def mine_to_files(
+    anchors: EmbeddingsLike,  # (N, D)
+    candidates: EmbeddingsLike,  # (M, D)
+    out: str | Path,
+    k: int,
+    anchor_ids: Tensor | NDArray[Any] | None = None,  # (N,)
+    candidate_ids: Tensor | NDArray[Any] | None = None,  # (M,)
+    *,
+    direction: Literal["anchors", "both"] = "anchors",
+    k_reverse: int | None = None,
+    anchor_labels: Labels | None = None,
+    candidate_labels: Labels | None = None,
+    skip: int = 0,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
+    memory_limit: int | None = None,
+    device: torch.device | str | None = None,
+    shard_rows: int | None = None,
+    on_progress: Callable[[MiningProgress], None] | None = None,
+) -> MinedFiles:
+    """The lists of `mine_hard_negatives`, to the bit, in a folder.
+
+    A process that was stopped, however, is continued by the same call: finished shards are kept, and the files become
+    those of an undisturbed run. Ranks of the default process group share the work; they need ``out`` in common.
+
+    Args:
+        anchors: what `open_embeddings` takes.
+        candidates: likewise.
+        out: the folder. One that was begun with other embeddings, ids, labels, k or rules is refused.
+        memory_limit: bytes that mining may use; None: 4 GiB, or half of what is free where that is less. Candidates'
+            lists that would take more than a quarter of it are kept in a file while they grow.
+        device: where scores are computed; that of tensors, else the CPU.
+        shard_rows: anchors in a restartable part, chosen from the sizes without. A folder keeps its first choice.
+        on_progress: called after every tile and every shard of this process.
+
+    See `mine_hard_negatives` for the other arguments.
+    """
+    if direction not in ("anchors", "both"):
+        raise ValueError(f'direction must be "anchors" or "both", got {direction!r}')
+    if k_reverse is not None and direction != "both":
+        raise ValueError(f'direction must be "both" with k_reverse, got {direction!r}')
+    job = _Job(Path(out), Team(), memory_limit, shard_rows, on_progress)
+    rules = NegativeRules(skip, margin, relative_margin, max_score)
+
+    def prepare() -> dict[str, Any]:
+        sources = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
+        check_sources(*sources)
+        left = None if anchor_ids is None else read_integers(anchor_ids, "anchor_ids")
+        right = None if candidate_ids is None else read_integers(candidate_ids, "candidate_ids")
+        reverse = (k if k_reverse is None else k_reverse) if direction == "both" else None
+        job.task = make_task(*sources, k, reverse, left, right, anchor_labels, candidate_labels, rules)
+        job.device = _device(device, sources[0])
+        prints = [
+            fingerprint(source, embeddings_file(given), job.known)
+            for source, given in zip(sources, (anchors, candidates))
+        ]
+        return describe_problem(job.task, rules, (prints[0], prints[1]))
+
+    with ExitStack() as held:
+        job.team.meet("taking the folder", lambda: job.take(held))
+        job.run(job.team.meet("reading the embeddings", prepare))
+    return MinedFiles.load(job.folder)
+
+
+@dataclass
+class _Job:
+    """One call of `mine_to_files` on one rank."""
+
+    folder: Path
+    team: Team
+    memory_limit: int | None
+    shard_rows: int | None
+    on_progress: Callable[[MiningProgress], None] | None
+    known: dict[str, Any] = field(default_factory=dict)  # fingerprints
+    task: MiningTask = field(init=False)
+    device: torch.device = field(init=False)
+    shards: Shards = field(init=False)
+
+    @property
+    def limit(self) -> int:
+        """Bytes by which the work is cut, whatever is free now."""
+        return DEFAULT_MEMORY if self.memory_limit is None else self.memory_limit
+
+    def take(self, held: ExitStack) -> None:
+        """Keep other jobs out of the folder, and read which embeddings it knows."""
+        if self.team.leads:
+            busy = RuntimeError(f"out: another process is mining into {self.folder}")
+            held.enter_context(locked(self.folder / _LOCK, busy))
+        manifest = Manifest.load(self.folder)
+        if manifest is not None:
+            self.known = manifest.fingerprints
+
+    def run(self, problems: list[dict[str, Any]]) -> None:
+        for rank, other in enumerate(problems):
+            for name in other:
+                if other[name] != problems[0][name]:
+                    raise ValueError(
+                        f"{name} must be the same on every rank, but differs between rank 0 and rank {rank}"
+                    )
+        begun = self.team.meet("reading the manifest", lambda: self._begin(problems[0]))[0]
+        if begun is None:
+            return
+        self.shards = Shards(self.folder, self.task, begun, self.team.rank)
+        done = self._verified()
+        self._mine([number for number in range(self.shards.count) if number not in done], done)
+        self.team.meet("writing the lists", self._assemble)
+
+    def _begin(self, problem: dict[str, Any]) -> int | None:
+        """Rows of a shard, None if everything is there already; rank 0 puts the folder in order first."""
+        if not self.team.leads:
+            return None
+        manifest = Manifest.load(self.folder)
+        rows = self.shard_rows or choose_shard_rows(self.task, self.limit)
+        if manifest is not None:
+            manifest.check_same(problem, self.folder)
+            rows = manifest.shard_rows
+            if manifest.complete and all(is_intact(self.folder, entry) for entry in manifest.files.values()):
+                Shards(self.folder, self.task, rows, 0).clear()
+                return None
+        shards = Shards(self.folder, self.task, rows, 0)
+        remove_temporaries(self.folder)
+        if manifest is None:
+            shards.clear()  # of a folder whose manifest was taken away
+        shards.remove_stale()
+        Manifest(problem, rows, self.known).save(self.folder)
+        return rows
+
+    def _verified(self) -> set[int]:
+        """Shards that need not be mined; each rank looks at some."""
+        some = range(self.team.rank, self.shards.count, self.team.world)
+        everyone = self.team.meet("verifying shards", lambda: self.shards.verify(some))
+        return {number for numbers in everyone for number in numbers}
+
+    def _mine(self, missing: list[int], done: set[int]) -> None:
+        """Mine shards in rounds, one for each rank."""
+        buffer = reverse_buffer(self.task, self.folder, self.limit)
+        plan = make_plan(self.task, self._plan_limit(), self.device)
+        for start in range(0, len(missing), self.team.world):
+            rounds = missing[start : start + self.team.world]
+
+            def mine(rounds: list[int] = rounds) -> None:
+                self._report(done, 0)
+                if self.team.rank >= len(rounds):
+                    return
+                scored = 0
+
+                def on_tile(tile: TileDone) -> None:
+                    nonlocal scored
+                    scored += tile.scores
+                    self._report(done, scored)
+
+                number = rounds[self.team.rank]
+                if buffer is not None:
+                    buffer.fill_(torch.iinfo(torch.int64).min)
+                found = mine_rows(self.task, *self.shards.bounds(number), plan, self.device, buffer, on_tile)
+                self.shards.write(number, found.cpu(), buffer)
+
+            self.team.meet(f"mining shards {', '.join(map(str, rounds))}", mine)
+            done.update(rounds)
+
+    def _plan_limit(self) -> int | None:
+        """For a plan, which counts the candidates' lists: also where they are in a file."""
+        amount = reverse_bytes(self.task)
+        return self.limit + amount if amount > self.limit // 4 else self.memory_limit
+
+    def _rows(self, number: int) -> int:
+        start, stop = self.shards.bounds(number)
+        return stop - start
+
+    def _report(self, done: set[int], scored: int) -> None:
+        if self.on_progress is not None:
+            width = len(self.task.candidates)
+            scores = sum(map(self._rows, done)) * width + scored
+            total = len(self.task.anchors) * width
+            self.on_progress(MiningProgress(scores, total, len(done), self.shards.count))
+
+    def _assemble(self) -> None:
+        """Write the lists from the shards, then the manifest that vouches for them, and only then let the shards go."""
+        self._report(set(range(self.shards.count)), 0)
+        if not self.team.leads:
+            return
+        task, block = self.task, self.limit // 16
+        found = self.shards.read_found(block)
+        files = self._write_lists("", found, (len(task.anchors), task.k), len(task.candidates))
+        if task.k_reverse is not None:
+            merged = self.shards.read_reverse(block)
+            files |= self._write_lists("reverse_", merged, (len(task.candidates), task.k_reverse), len(task.anchors))
+        manifest = Manifest.load(self.folder)
+        assert manifest is not None
+        manifest.files = files
+        manifest.save(self.folder)
+        self.shards.clear()
+
+    def _write_lists(
+        self, prefix: str, found: Iterator[Tensor], shape: tuple[int, int], others: int
+    ) -> dict[str, dict[str, Any]]:
+        narrow = others <= _MOST_INT32
+        paths = [self.folder / f"{prefix}{name}.npy" for name in _NAMES]
+        entries: dict[str, dict[str, Any]] = {}
+
+        def fill(indices_file: BinaryIO, scores_file: BinaryIO) -> None:
+            writers = (
+                ArrayWriter(indices_file, shape, "<i4" if narrow else "<i8"),
+                ArrayWriter(scores_file, shape, "<f4"),
+            )
+            for block in found:
+                indices, scores = self.task.lists(block, shape[1])
+                writers[0].write(indices.int() if narrow else indices)
+                writers[1].write(scores)
+            for name, path, writer in zip(_NAMES, paths, writers):
+                entries[prefix + name] = writer.describe(path)
+
+        write_atomically(paths[0], lambda first: write_atomically(paths[1], lambda second: fill(first, second)))
+        return entries
+
+
+def _device(device: torch.device | str | None, anchors: object) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    return anchors.tensor.device if isinstance(anchors, TensorSource) else torch.device("cpu")

@@ -1,0 +1,303 @@
+"""Embeddings from files and arrays, read block by block: what is larger than memory is never held whole.
+
+Every read is a copy, and no mapping of a file outlives it, so that resident memory is that of the blocks in use.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+from .._embeddings import check_matrix
+from .embeddings import Source, TensorSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    EmbeddingsLike = Tensor | NDArray[Any] | str | os.PathLike[str]
+
+_NUMPY_FLOATS = ("float16", "float32", "float64")
+_SAFETENSORS_FLOATS = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
+_SUFFIXES = (".npy", ".safetensors")
+_ROWS_AT_A_TIME = 64  # a row read through a mapping may bring megabytes around it
+
+
+def open_embeddings(source: EmbeddingsLike, name: str = "embeddings") -> Source:
+    """Rows of embeddings (rows, D), wherever they are.
+
+    Args:
+        source: a tensor; a numpy array, memory-mapped ones included; or the path of a ``.npy`` file (float16, float32
+            or float64, rows or columns first) or of a ``.safetensors`` file (bfloat16 too) with one tensor in it.
+            ``file.safetensors:name`` chooses among several.
+        name: what errors call them.
+    """
+    if isinstance(source, Tensor):
+        check_matrix(name, source)
+        return TensorSource(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _open_path(os.fspath(source), name)
+    if hasattr(source, "__array_interface__"):
+        _check_numpy(name, "an array", source.dtype, source.shape)
+        return ArraySource(source)
+    raise TypeError(f"{name} must be a tensor, a numpy array or the path of a file, got {type(source).__name__}")
+
+
+def embeddings_file(source: object) -> Path | None:
+    """The file that `open_embeddings` reads ``source`` from."""
+    return _split(os.fspath(source))[0] if isinstance(source, (str, os.PathLike)) else None
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Rows of a numpy array."""
+
+    array: NDArray[Any]  # (rows, D)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _torch_dtype(self.array.dtype)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return torch.from_numpy(self.array[start:stop].copy(order="C"))
+
+    def take(self, index: Tensor) -> Tensor:
+        return torch.from_numpy(self.array[index.cpu().numpy()].copy(order="C"))
+
+
+@dataclass(frozen=True)
+class NpyFile:
+    """An array in a ``.npy`` file."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    offset: int  # bytes before the array
+
+    @classmethod
+    def open(cls, path: Path, name: str) -> NpyFile:
+        """Read the header, and hold it against the size of the file."""
+        import numpy as np
+
+        with path.open("rb") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                if version not in ((1, 0), (2, 0)):
+                    raise ValueError(f"version {version} of the format")
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(file)
+            except (ValueError, UnicodeDecodeError, SyntaxError, EOFError, OverflowError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"{name} must be a .npy file, got {path} without a valid header: {reason}") from error
+            offset, size = file.tell(), os.fstat(file.fileno()).st_size
+        if dtype.hasobject:
+            raise ValueError(f"{name} must be numbers, got {path} with pickled objects")
+        array = cls(path, shape, dtype, fortran and len(shape) > 1, offset)
+        if size != (whole := offset + array.row_bytes * (shape[0] if shape else 1)):
+            raise ValueError(f"{name} must be a whole .npy file, got {path} with {size} bytes of {whole}")
+        return array
+
+    @property
+    def row_bytes(self) -> int:
+        count = self.dtype.itemsize
+        for extent in self.shape[1:]:
+            count *= extent
+        return count
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop), rows first, of an array of one or two dimensions."""
+        import numpy as np
+
+        with self.path.open("rb", buffering=0) as file:
+            if not self.fortran:
+                out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+                self._fill(file, out, start * self.row_bytes)
+                return out
+            columns = np.empty((self.shape[1], stop - start), self.dtype)
+            for number, column in enumerate(columns):
+                self._fill(file, column, (number * self.shape[0] + start) * self.dtype.itemsize)
+            return np.ascontiguousarray(columns.T)
+
+    def take(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows that index (n,) names."""
+        import numpy as np
+
+        out = np.empty((len(index), *self.shape[1:]), self.dtype)
+        if self.fortran:
+            for number in range(self.shape[1]):
+                start = self.offset + number * self.shape[0] * self.dtype.itemsize
+                out[:, number] = np.memmap(self.path, self.dtype, "r", start, self.shape[:1])[index]
+            return out
+        with self.path.open("rb", buffering=0) as file:
+            for row, number in zip(out, index.tolist()):
+                self._fill(file, row, number * self.row_bytes)
+        return out
+
+    def _fill(self, file: BinaryIO, out: NDArray[Any], start: int) -> None:
+        """Read what lies ``start`` bytes into the array; a mapping would die of a file that is cut meanwhile."""
+        view = out.reshape(-1).view("uint8").data
+        file.seek(self.offset + start)
+        while view:
+            count = file.readinto(view)  # type: ignore[attr-defined]
+            if not count:
+                raise OSError(f"{self.path} was cut short while it was read")
+            view = view[count:]
+
+
+@dataclass(frozen=True)
+class NpySource:
+    """Rows of a ``.npy`` file."""
+
+    file: NpyFile
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return cast(tuple[int, int], self.file.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _torch_dtype(self.file.dtype)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return torch.from_numpy(self.file.read(start, stop))
+
+    def take(self, index: Tensor) -> Tensor:
+        return torch.from_numpy(self.file.take(index.cpu().numpy()))
+
+
+@dataclass(frozen=True)
+class SafetensorsSource:
+    """Rows of a tensor in a ``.safetensors`` file."""
+
+    path: Path
+    tensor: str
+    shape: tuple[int, int]
+    dtype: torch.dtype
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        with _safe_open(self.path) as file:  # anew for every block: what was read stays mapped until it is closed
+            return cast(Tensor, file.get_slice(self.tensor)[start:stop].clone())
+
+    def take(self, index: Tensor) -> Tensor:
+        parts = [torch.empty(0, self.shape[1], dtype=self.dtype)]
+        for some in index.cpu().split(_ROWS_AT_A_TIME):
+            with _safe_open(self.path) as file:
+                parts.append(file.get_tensor(self.tensor)[some])
+        return torch.cat(parts)
+
+
+def check_sources(anchors: Source, candidates: Source) -> None:
+    """Require rows that can be compared."""
+    if candidates.dtype != anchors.dtype:
+        raise TypeError(f"candidates must have the dtype of anchors, {anchors.dtype}, got {candidates.dtype}")
+    if candidates.shape[1] != anchors.shape[1]:
+        raise ValueError(f"candidates must have the D of anchors, {anchors.shape[1]}, got {candidates.shape[1]}")
+
+
+def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: str) -> Tensor:
+    """Integers (n,) int64 of a tensor, an array or a ``.npy`` file."""
+    if isinstance(source, Tensor):
+        return source
+    where: object = "an array"
+    array: NDArray[Any] | NpyFile = source if not isinstance(source, (str, os.PathLike)) else _open_npy(source, name)
+    if isinstance(array, NpyFile):
+        where = array.path
+    if array.dtype.kind not in "iu" or array.dtype == "uint64" or len(array.shape) != 1:
+        raise ValueError(
+            f"{name} must be integers of one dimension, got {where} with {array.dtype} of shape {array.shape}"
+        )
+    return torch.from_numpy((array.read(0, array.shape[0]) if isinstance(array, NpyFile) else array).astype("int64"))
+
+
+def _open_npy(given: str | os.PathLike[str], name: str) -> NpyFile:
+    path = Path(given)
+    _check_exists(path, name)
+    return NpyFile.open(path, name)
+
+
+def _open_path(given: str, name: str) -> Source:
+    path, tensor = _split(given)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"{name} must be a {' or '.join(_SUFFIXES)} file, got {given}")
+    if path.suffix == ".safetensors":
+        _check_exists(path, name)
+        return _open_safetensors(path, tensor, name)
+    file = _open_npy(path, name)
+    _check_numpy(name, str(path), file.dtype, file.shape)
+    return NpySource(file)
+
+
+def _split(given: str) -> tuple[Path, str | None]:
+    """The file, and the tensor after a colon."""
+    before, colon, after = given.rpartition(":")
+    return (Path(before), after) if colon and before.endswith(".safetensors") else (Path(given), None)
+
+
+def _check_exists(path: Path, name: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name} must be a file, got {path}, which {'is none' if path.exists() else 'is missing'}"
+        )
+
+
+def _open_safetensors(path: Path, tensor: str | None, name: str) -> Source:
+    with _safe_open(path, name) as file:
+        names = sorted(file.keys())
+        if tensor is None:
+            if len(names) != 1:
+                raise ValueError(
+                    f"{name} must name one tensor, as {path}:NAME, got {path} with {_some(names) or 'no tensors'}"
+                )
+            tensor = names[0]
+        if tensor not in names:
+            raise ValueError(f"{name} must name a tensor of {path}, {_some(names) or 'which has none'}, got {tensor!r}")
+        part = file.get_slice(tensor)
+        shape, kind = tuple(part.get_shape()), part.get_dtype()
+    if kind not in _SAFETENSORS_FLOATS:
+        raise ValueError(f"{name} must be {', '.join(_SAFETENSORS_FLOATS)}, got {path} with {kind}")
+    _check_shape(name, str(path), shape)
+    return SafetensorsSource(path, tensor, shape, _SAFETENSORS_FLOATS[kind])
+
+
+def _safe_open(path: Path, name: str = "embeddings") -> Any:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{path} needs safetensors, which is not installed: pip install "aoq_ext[train]"', name="safetensors"
+        ) from error
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, ValueError) as error:  # also for a file that is shorter or longer than its header says
+        raise ValueError(f"{name} must be a whole .safetensors file, got {path}: {error}") from error
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _check_numpy(name: str, where: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if dtype.name not in _NUMPY_FLOATS:
+        raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {where} with {dtype}")
+    if not dtype.isnative:
+        raise ValueError(f"{name} must be in the byte order of this machine, got {where} with {dtype.str}")
+    _check_shape(name, where, shape)
+
+
+def _check_shape(name: str, where: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(f"{name} must have shape (rows, D) with D ≥ 1, got {where} with {tuple(shape)}")
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return cast(torch.dtype, getattr(torch, dtype.name))
