@@ -86,6 +86,17 @@ def test_an_ensemble_of_embeddings_with_intervals(files: Path, capsys: pytest.Ca
     assert next(line for line in lines if line.strip().startswith("to")).split()[-1] == f"{high:.1f}"
 
 
+def test_safetensors(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    images, texts = (tensor.bfloat16() for tensor in tensors("a"))
+    save_file({"image": images, "text": texts}, "both.safetensors")
+    arguments = ("--images", "both.safetensors:image", "--texts", "both.safetensors:text")
+    output, result = evaluate(capsys, *arguments)
+    expected = retrieval_metrics(images, texts, torch.arange(TEXTS) // 5)
+    assert metrics_of(result, expected) == expected
+    assert "both.safetensors:image with both.safetensors:text: 8 images" in output
+
+
 def test_scores_and_their_ensemble(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     owners = torch.arange(TEXTS) // 5
     scores = [torch.from_numpy(np.load(f"scores_{name}.npy")) for name in "ab"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
 import math
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from aoq_ext import metrics
-from aoq_ext.metrics import retrieval_metrics, retrieval_ranks
+from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings, retrieval_metrics, retrieval_ranks
 
 KEYS = {f"{way}_{name}" for way in ("i2t", "t2i") for name in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum"}
 
@@ -212,3 +216,99 @@ def test_owners_of_a_narrow_dtype(dtype: torch.dtype, count: int) -> None:
     rows = torch.eye(count)
     owners = torch.arange(count).to(dtype)
     assert retrieval_metrics(rows, rows, owners)["rsum"] == 600
+
+
+def ranks_of(i2t: list[int], t2i: list[int], owners: list[int], folds: int = 1) -> RetrievalRanks:
+    return RetrievalRanks(torch.tensor(i2t), torch.tensor(t2i), torch.tensor(owners), folds)
+
+
+def test_bootstrap_is_a_function_of_its_seed() -> None:
+    ranks = ranks_from_embeddings(
+        [(small_integers(30, 4, 1), small_integers(90, 4, 2))], ragged_owners(30, 90, 0), folds=3
+    )
+    first = ranks.bootstrap(50, seed=7)
+    assert first.keys() == ranks.metrics().keys()
+    assert ranks.bootstrap(50, seed=7) == first
+    assert ranks.bootstrap(50, seed=8) != first
+    assert all(low <= high for low, high in first.values())
+    narrow = ranks.bootstrap(50, level=0.5, seed=7)
+    assert all(first[key][0] <= low <= high <= first[key][1] for key, (low, high) in narrow.items())
+
+
+def test_a_resample_is_the_metrics_of_the_set_it_drew() -> None:
+    """Two folds, texts of unequal number in any order: images are drawn in their fold and bring all their texts."""
+    owners = ragged_owners(8, 21, 3)
+    ranks = ranks_from_embeddings([(small_integers(8, 2, 1), small_integers(21, 2, 2))], owners, folds=2)
+    for seed in range(5):
+        drawn = torch.randint(4, (1, 2, 4), generator=torch.Generator().manual_seed(seed))
+        images = (drawn[0] + torch.tensor([[0], [4]])).flatten()
+        texts = [torch.nonzero(owners == image).flatten() for image in images]
+        own = [torch.full_like(rows, position) for position, rows in enumerate(texts)]
+        drawn_set = RetrievalRanks(ranks.i2t[images], ranks.t2i[torch.cat(texts)], torch.cat(own), folds=2)
+        expected = {key: (pytest.approx(value), pytest.approx(value)) for key, value in drawn_set.metrics().items()}
+        assert ranks.bootstrap(1, seed=seed) == expected
+
+
+def test_chunks_of_resamples_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = ranks_from_embeddings([(small_integers(10, 4, 1), small_integers(30, 4, 2))], ragged_owners(10, 30, 0))
+    whole = ranks.bootstrap(40)
+    monkeypatch.setattr("aoq_ext.metrics.ranks._CHUNK_COUNTS", 31 * 7)
+    assert ranks.bootstrap(40) == whole
+
+
+def test_bootstrap_of_a_known_case() -> None:
+    """A share p of n images is found: the interval is that of a binomial share, also for texts that stand together."""
+    n, p = 2000, 0.3
+    i2t = [1] * int(n * p) + [100] * (n - int(n * p))
+    owners = [image for image in range(n) for _ in range(5)]
+    intervals = ranks_of(i2t, [i2t[image] for image in owners], owners).bootstrap(2000)
+    half = 100 * 1.96 * (p * (1 - p) / n) ** 0.5
+    for key in ("i2t_r1", "t2i_r1"):
+        assert intervals[key] == pytest.approx((100 * p - half, 100 * p + half), abs=0.15)
+    assert intervals["rsum"] == pytest.approx((6 * (100 * p - half), 6 * (100 * p + half)), abs=0.9)
+    assert intervals["i2t_medr"] == (100.0, 100.0)
+    assert intervals["i2t_meanr"] == pytest.approx(
+        (100 - 0.99 * (100 * p + half), 100 - 0.99 * (100 * p - half)), abs=0.15
+    )
+
+
+def test_bootstrap_degenerate_cases() -> None:
+    perfect = ranks_of([1, 1], [1, 1, 1], [0, 0, 1]).bootstrap(20)
+    assert perfect["rsum"] == (600.0, 600.0)
+    assert perfect["t2i_medr"] == perfect["i2t_meanr"] == (1.0, 1.0)
+    alone = ranks_of([3], [1, 7], [0, 0])
+    assert alone.bootstrap(20) == {key: (value, value) for key, value in alone.metrics().items()}
+    folds_of_one = ranks_of([3, 1], [1, 7], [0, 1], folds=2)
+    assert folds_of_one.bootstrap(20) == {key: (value, value) for key, value in folds_of_one.metrics().items()}
+
+
+def test_report_is_json_of_both() -> None:
+    ranks = ranks_of([1, 4], [1, 2, 9], [0, 0, 1])
+    assert ranks.report() == ranks.metrics()
+    report = ranks.report(30, 0.9, 5)
+    assert report["bootstrap"] == {"resamples": 30, "level": 0.9, "seed": 5}
+    assert {key: tuple(ends) for key, ends in report["intervals"].items()} == ranks.bootstrap(30, 0.9, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"resamples": 0}, ValueError, "resamples must be at least 1, got 0"),
+        ({"resamples": 2.5}, TypeError, "resamples must be an int, got float"),
+        ({"level": 1.0}, ValueError, "level must be between 0 and 1, got 1.0"),
+        ({"level": "high"}, TypeError, "level must be a float, got str"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to .* got -1"),
+        ({"seed": None}, TypeError, "seed must be an int, got NoneType"),
+    ],
+)
+def test_bootstrap_errors_name_the_argument(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ranks_of([1], [1], [0]).bootstrap(**arguments)
+
+
+def test_the_page_runs() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/evaluation.md").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```pycon\n(.*?)```", page, re.DOTALL))
+    examples = doctest.DocTestParser().get_doctest(blocks, {}, "evaluation.md", "docs/evaluation.md", 0)
+    assert len(examples.examples) > 10
+    assert doctest.DocTestRunner().run(examples).failed == 0

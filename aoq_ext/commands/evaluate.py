@@ -59,7 +59,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "what is measured", "Given more than once: several models, their scores averaged."
     )
     source.add_argument("--run", type=Path, action="append", help="the folder of a training run")
-    source.add_argument("--images", type=Path, action="append", help="image embeddings (N, D): .npy or .safetensors")
+    source.add_argument("--images", type=Path, action="append", help="image embeddings (N, D): .npy, .safetensors")
     source.add_argument(
         "--texts", type=Path, action="append", help="text embeddings (T, D), one file for each --images"
     )
@@ -151,34 +151,24 @@ def _rank_scores(parsed: argparse.Namespace) -> tuple[RetrievalRanks, str]:
 def _open_rows(option: str, path: Path) -> Rows:
     """The matrix in a file, which is read a block at a time; errors call it by the option and the file."""
     from aoq_ext.metrics.rows import as_rows
+    from aoq_ext.mining.sources import open_embeddings
 
-    return as_rows(f"{option} {path}", _load_npy(option, path))
+    return as_rows(f"{option} {path}", open_embeddings(path, option))
 
 
 def _text_image_index(path: Path | None, images: int, texts: int) -> Tensor:
     import torch
 
-    from aoq_ext.metrics.rows import as_integers
+    from aoq_ext.mining.sources import read_integers
 
     if path is not None:
-        return as_integers(f"--text-image-index {path}", _load_npy("--text-image-index", path), torch.device("cpu"))
+        return read_integers(path, "--text-image-index")
     if texts != _CAPTIONS_PER_IMAGE * images:
         raise UsageError(
             f"--text-image-index: expected the image of each text, as {texts:,} texts are not "
             f"{_CAPTIONS_PER_IMAGE} for each of {images:,} images, got none"
         )
     return torch.arange(texts) // _CAPTIONS_PER_IMAGE
-
-
-def _load_npy(option: str, path: Path) -> Any:
-    import numpy as np
-
-    if path.suffix != ".npy":
-        raise ValueError(f"{option}: expected a .npy file, got {path}")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{option}: {path} is not a readable .npy file ({error})") from error
 
 
 def _averaged(count: int, what: str, weights: Sequence[float] | None) -> str:

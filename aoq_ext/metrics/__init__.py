@@ -64,8 +64,8 @@ def retrieval_metrics(
     of the median (for an even number of queries, of the mean of the middle two), as the authors' evaluation has it.
 
     Args:
-        image_embeddings: (N, D), float32, float16, bfloat16 or float64, any strides: a tensor, or a numpy array, a
-            memory map or a `RowReader`, which are read in blocks of rows.
+        image_embeddings: (N, D), float32, float16, bfloat16 or float64, any strides: a tensor, or what is read in
+            blocks of rows: a numpy array, a memory map, the path of a .npy or .safetensors file, a `RowReader`.
         text_embeddings: (T, D), same dtype and device. Any number of texts per image, but at least one, in any order.
         text_image_index: (T,) integers in [0, N): the row of the image that each text describes.
         folds: the images are split into this many contiguous blocks of equal size, each with its own texts; every
@@ -118,9 +118,9 @@ def retrieval_metrics_from_scores(
     """`retrieval_metrics` of given scores, for cross-attention models such as SCAN and BFAN.
 
     Args:
-        scores: (N, T), image i with text t, higher is better, any floating dtype: a tensor, a numpy array, a memory
-            map or a `RowReader`, read in blocks of rows; or a sequence of them, which are averaged. They are compared
-            in float32, in float64 if any of them is float64.
+        scores: (N, T), image i with text t, higher is better, any floating dtype: a tensor, or what is read in
+            blocks of rows, as in `retrieval_metrics`; or a sequence of them, which are averaged. They are compared in
+            float32, in float64 if any of them is float64.
         text_image_index, folds: as in `retrieval_metrics`.
         weights: one number a matrix, as in `ensemble_metrics`.
     """

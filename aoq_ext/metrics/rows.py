@@ -1,7 +1,8 @@
-"""Matrices that are read a block of rows at a time: tensors, numpy arrays, memory maps, and readers of files."""
+"""Matrices that are read a block of rows at a time: tensors, numpy arrays, memory maps, files, and what else can."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,11 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .._validation import FLOAT_DTYPES, INTEGER_DTYPES, check_floating, check_tensor, dtype_of
+from .._embeddings import check_matrix
+from .._validation import INTEGER_DTYPES, check_tensor, dtype_of
+from ..mining.sources import open_embeddings, read_integers
 
 
 class RowReader(Protocol):
-    """Anything whose rows can be read in order, such as an open file of embeddings."""
+    """Anything whose rows can be read in order, on the CPU."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -22,6 +25,10 @@ class RowReader(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def rows(self, start: int, stop: int) -> Tensor: ...
+
+
+# What the metrics take as a matrix. numpy is not needed to use them, so its arrays are known by their interface.
+Matrix = Any  # Tensor | numpy.ndarray | str | os.PathLike[str] | RowReader | Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,33 +45,29 @@ class Rows:
         return self.shape[0]
 
 
-# What the metrics take as a matrix. numpy is not needed to use them, so its arrays are known by their interface.
-Matrix = Any  # Tensor | numpy.ndarray | RowReader | Rows
-
-
 def as_rows(name: str, matrix: Matrix) -> Rows:
     """Take ``matrix`` as it is, without reading it. TypeError and ValueError call it ``name``."""
     if isinstance(matrix, Rows):
         return matrix
     if isinstance(matrix, Tensor):
-        check_floating(name, matrix)
-        return _rows(name, matrix.shape, matrix.dtype, matrix.device, lambda start, stop: matrix[start:stop])
-    if hasattr(matrix, "__array_interface__"):
-        return _rows(name, matrix.shape, _torch_dtype(name, matrix), torch.device("cpu"), _array_reader(matrix))
-    if callable(getattr(matrix, "rows", None)):
-        return _rows(name, matrix.shape, matrix.dtype, torch.device("cpu"), matrix.rows)
-    raise TypeError(
-        f"{name} must be a torch.Tensor, got {type(matrix).__name__} "
-        "(numpy arrays, memory maps and objects with rows(start, stop) are read as well)"
-    )
+        check_matrix(name, matrix)
+        rows, width = matrix.shape
+        return Rows(name, (rows, width), matrix.dtype, matrix.device, lambda start, stop: matrix[start:stop])
+    if _is_array_or_path(matrix):
+        matrix = open_embeddings(matrix, name)
+    elif not callable(getattr(matrix, "rows", None)):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(matrix).__name__} "
+            "(numpy arrays, memory maps, paths of files and objects with rows(start, stop) are read as well)"
+        )
+    rows, width = matrix.shape
+    return Rows(name, (rows, width), matrix.dtype, torch.device("cpu"), matrix.rows)
 
 
 def as_integers(name: str, numbers: Any, device: torch.device) -> Tensor:
-    """(n,) int64 on ``device``: an integer tensor of that device, or an integer numpy array."""
-    if hasattr(numbers, "__array_interface__") and not isinstance(numbers, Tensor):
-        if numbers.dtype.kind not in "iu":
-            raise TypeError(f"{name} must be an integer array, got {numbers.dtype}")
-        return torch.from_numpy(numbers.astype("int64")).to(device)
+    """(n,) int64 on ``device``: an integer tensor of that device, an integer numpy array, or the path of one."""
+    if _is_array_or_path(numbers):
+        return read_integers(numbers, name).to(device)
     check_tensor(name, numbers)
     if numbers.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be an integer tensor, got {dtype_of(numbers)}")
@@ -74,27 +77,7 @@ def as_integers(name: str, numbers: Any, device: torch.device) -> Tensor:
     return integers
 
 
-def _rows(name: str, shape: Any, dtype: torch.dtype, device: torch.device, read: Callable[[int, int], Tensor]) -> Rows:
-    if len(shape) != 2 or shape[1] == 0:
-        raise ValueError(f"{name} must have shape (rows, D) with D ≥ 1, got {tuple(shape)}")
-    if dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"{name} must be float32, float16, bfloat16 or float64, got {str(dtype).removeprefix('torch.')}"
-        )
-    return Rows(name, (int(shape[0]), int(shape[1])), dtype, device, read)
-
-
-def _torch_dtype(name: str, array: Any) -> torch.dtype:
-    known = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
-    if array.dtype.name not in known:
-        raise TypeError(f"{name} must be float32, float16 or float64, got {array.dtype}")
-    return known[array.dtype.name]
-
-
-def _array_reader(array: Any) -> Callable[[int, int], Tensor]:
-    """Rows are copied, since a memory map may be read-only and its bytes in another order than the machine's."""
-
-    def read(start: int, stop: int) -> Tensor:
-        return torch.from_numpy(array[start:stop].astype(array.dtype.newbyteorder("="), order="C", subok=False))
-
-    return read
+def _is_array_or_path(value: Any) -> bool:
+    return not isinstance(value, Tensor) and (
+        hasattr(value, "__array_interface__") or isinstance(value, (str, os.PathLike))
+    )

@@ -15,7 +15,7 @@ from ..mining.plain import ordered_dot
 from .rows import Rows
 
 _MOST_ROWS = 1024  # of a panel, in either direction: enough for the speed of a product
-_PAIR_ELEMENTS = 1 << 20
+_PAIR_ELEMENTS = 1 << 18  # 2 MB a side, which a cache holds through the many small steps of an ordered sum
 
 
 class Panel(ABC):
