@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import hashlib
 import io
 import json
@@ -17,12 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+import aoq_ext.mining.sampler as module
+from aoq_ext.mining import mine_hard_negatives
+from aoq_ext.mining.files import mine_to_files
 from aoq_ext.mining.sampler import (
     MinedFrom,
     OfflineNegatives,
     OfflineNegativeSampler,
     StaleNegativesWarning,
-    fingerprint_tensors,
+    fingerprint_embeddings,
 )
 
 IMAGES, CAPTIONS = 30, 3
@@ -59,6 +63,10 @@ def equal(first: OfflineNegatives, second: OfflineNegatives) -> bool:
 
 def differ(first: OfflineNegatives, second: OfflineNegatives) -> bool:
     return all(not torch.equal(getattr(first, name), getattr(second, name)) for name in FIELDS)
+
+
+def test_the_example_is_right() -> None:
+    assert doctest.testmod(module) == (0, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
@@ -301,10 +309,10 @@ def test_draws_that_cannot_work_are_refused(image: Any, text: Any, step: Any, er
 
 def test_lists_of_something_else_are_refused() -> None:
     images, texts = torch.randn(4, 3), torch.randn(6, 3)
-    known = fingerprint_tensors(images, texts)
+    known = fingerprint_embeddings(images, texts)
     negatives = sampler(fingerprint=known)
     negatives.check(known)
-    other = fingerprint_tensors(images, texts + 1)
+    other = fingerprint_embeddings(images, texts + 1)
     with pytest.raises(ValueError, match=rf"expected_fingerprint: .* '{other}', got lists of '{known}'; mine again"):
         negatives.check(other)
     with pytest.raises(ValueError, match="got lists of something without a fingerprint"):
@@ -314,16 +322,16 @@ def test_lists_of_something_else_are_refused() -> None:
     both.check(known)
 
 
-def test_fingerprints_are_of_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.randn(50, 6)
-    known = fingerprint_tensors(rows)
-    assert fingerprint_tensors(rows.t().contiguous().t()) == known
-    monkeypatch.setattr("aoq_ext.mining.sampler._HASHED_BYTES", 100)
-    assert fingerprint_tensors(rows) == known
-    changed = rows.clone()
+def test_fingerprints_are_of_the_bits() -> None:
+    images, texts = torch.randn(50, 6), torch.randn(80, 6)
+    known = fingerprint_embeddings(images, texts)
+    assert fingerprint_embeddings(images.t().contiguous().t(), texts) == known
+    changed = texts.clone()
     changed[-1, -1] += 1e-6
-    others = (changed, rows.double(), rows.view(25, 12), rows[:49], rows.bfloat16(), torch.empty(0, 6), rows[0, 0])
-    assert len({known, *map(fingerprint_tensors, others)}) == 8
+    others = ((texts, images), (images, changed), (images, texts[1:]), (images.view(25, 12), texts.view(40, 12)))
+    assert len({known, *(fingerprint_embeddings(*both) for both in others)}) == 5
+    halves = images.bfloat16(), texts.bfloat16()
+    assert fingerprint_embeddings(*halves) != fingerprint_embeddings(*(half.view(torch.float16) for half in halves))
 
 
 @pytest.mark.parametrize(
@@ -447,3 +455,29 @@ def test_arrays_must_be_what_the_manifest_says(tmp_path: Path) -> None:
         (tmp_path / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=r"hard_texts.npy: expected .* got int32 of shape \[30, 20\]; mine again"):
             OfflineNegativeSampler.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("texts_are", ["candidates", "anchors"])
+def test_lists_mined_between_files_are_drawn_from(tmp_path: Path, texts_are: str) -> None:
+    images, texts = torch.randn(IMAGES, 8), torch.randn(TEXTS, 8)
+    own = {"candidates": (torch.arange(IMAGES), OWN), "anchors": (OWN, torch.arange(IMAGES))}[texts_are]
+    sides = (images, texts) if texts_are == "candidates" else (texts, images)
+    mine_to_files(*sides, tmp_path, 9, *own, direction="both", k_reverse=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        negatives = OfflineNegativeSampler.from_folder(
+            tmp_path, OWN, expected_fingerprint=fingerprint_embeddings(images, texts)
+        )
+    forth = mine_hard_negatives(images, texts, negatives.hard_text.shape[1], torch.arange(IMAGES), OWN)
+    back = mine_hard_negatives(texts, images, negatives.hard_image.shape[1], OWN, torch.arange(IMAGES))
+    expected = OfflineNegativeSampler(forth.indices, back.indices, OWN)
+    assert equal(negatives.draw(*pairs(), 3), expected.draw(*pairs(), 3))
+    assert equal(pickle.loads(pickle.dumps(negatives)).draw(*pairs(), 3), expected.draw(*pairs(), 3))
+    with pytest.raises(ValueError, match=r"text_image_index must be given, since"):
+        OfflineNegativeSampler.from_folder(tmp_path)
+
+
+def test_lists_of_one_direction_are_refused(tmp_path: Path) -> None:
+    mine_to_files(torch.randn(IMAGES, 8), torch.randn(TEXTS, 8), tmp_path, 9)
+    with pytest.raises(ValueError, match=r"path must hold lists in both directions \(`aoq mine --both`\), got .* one"):
+        OfflineNegativeSampler.from_folder(tmp_path, OWN)

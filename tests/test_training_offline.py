@@ -20,7 +20,7 @@ from rich.console import Console
 from test_training_toy import CAPTIONS, CONCEPTS, STYLES, adaptive, load_toy, mined, toy_config, trained
 
 from aoq_ext.data import ImageTextData
-from aoq_ext.mining.sampler import MinedFrom, OfflineNegativeSampler, StaleNegativesWarning, fingerprint_tensors
+from aoq_ext.mining.sampler import MinedFrom, OfflineNegativeSampler, StaleNegativesWarning, fingerprint_embeddings
 from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, OfflineLists, load_run, mine_run, train
 from aoq_ext.training.batches import CaptionsOfImages, PairBatches
 from aoq_ext.training.config import TrainConfig, mined_at
@@ -222,7 +222,7 @@ def test_mining_a_run_keeps_groups_apart_and_finds_the_hardest(tmp_path: Path, d
     assert (lists.run, lists.epoch, lists.text_scores) == (str(run), loaded.epoch, None)
     assert (lists.text_image == data.caption_image).all()
     embeddings = loaded.embed_images(data.images), loaded.embed_texts(data.captions)
-    assert lists.embeddings_fingerprint == fingerprint_tensors(*embeddings)
+    assert lists.embeddings_fingerprint == fingerprint_embeddings(*embeddings)
     scored = mine_run(loaded, k_text=30, k_image=15, scores=True)
     assert scored.fingerprint() == lists.fingerprint()
     assert scored.text_scores is not None and scored.image_scores is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import warnings
@@ -15,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
+from .embeddings import TensorSource
+from .manifest import MANIFEST, hash_file
+from .manifest import fingerprint as fingerprint_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 2
-MANIFEST = "manifest.json"
 FILES = {  # the arrays of a folder, by their name in its manifest; the last three may be missing
     "texts": "hard_texts.npy",
     "images": "hard_images.npy",
@@ -31,7 +32,6 @@ FILES = {  # the arrays of a folder, by their name in its manifest; the last thr
 _NEEDED = ("texts", "images")
 
 _CHECKED_ROWS = 4096  # rows of a list looked at together
-_HASHED_BYTES = 1 << 24
 _MOST = 2**63
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64, and so on
@@ -91,7 +91,7 @@ class OfflineNegativeSampler:
         top_texts: a hard text is drawn from this many of the hardest of each image...
         top_images: ...and a hard image from this many of the hardest of each text.
         seed: in [0, 2⁶³).
-        fingerprint: of what was mined, the data set or `fingerprint_tensors` of its embeddings; see `check`.
+        fingerprint: of what was mined, the data set or, by `fingerprint_embeddings`, its embeddings; see `check`.
         mined_from: where the weights came from; see `warn_if_stale`.
 
     Raises:
@@ -161,34 +161,31 @@ class OfflineNegativeSampler:
         """The lists that ``aoq mine`` wrote, memory-mapped: a draw reads what it needs. Needs numpy.
 
         Args:
-            path: the folder.
-            text_image_index: the image of each text; may be left out where the folder has it (written since format 2).
+            path: the folder, of lists mined with a run or, in both directions, between files of embeddings.
+            text_image_index: the image of each text; may be left out where the folder has it (mined with a run).
+                Between files, the side with so many rows is the texts, the candidates where both sides have.
             expected_fingerprint: of the data set or of the embeddings; see `check`.
             verify: read the files once and refuse them if they are not what was written.
 
         Raises:
             ValueError: the folder is incomplete or damaged, or holds lists of something else.
+            FileNotFoundError: lists that were mined between files are missing.
         """
         folder = Path(path).resolve()
-        manifest, arrays = read_lists(folder, verify)
+        found = _open(folder, None if text_image_index is None else len(text_image_index), verify)
         if text_image_index is None:
-            if "text_image" not in arrays:
+            if found.text_image is None:
                 raise ValueError(f"text_image_index must be given, since {folder} does not hold it, got None")
-            text_image_index = torch.from_numpy(arrays["text_image"])
+            text_image_index = found.text_image
         sampler = cls(
-            torch.from_numpy(arrays["texts"]),
-            torch.from_numpy(arrays["images"]),
+            found.texts,
+            found.images,
             text_image_index,
             top_texts=top_texts,
             top_images=top_images,
             seed=seed,
-            fingerprint=manifest["data_fingerprint"],
-            mined_from=MinedFrom(
-                manifest.get("run"),
-                manifest.get("epoch"),
-                manifest["weights_fingerprint"],
-                manifest.get("embeddings_fingerprint"),
-            ),
+            fingerprint=found.fingerprint,
+            mined_from=found.mined_from,
         )
         sampler._folder = folder
         if expected_fingerprint is not None:
@@ -283,8 +280,8 @@ class OfflineNegativeSampler:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._folder is not None:
-            _, arrays = read_lists(self._folder, verify=False)
-            self.hard_text, self.hard_image = (torch.from_numpy(arrays[name]) for name in _NEEDED)
+            found = _open(self._folder, len(self.text_image_index), verify=False)
+            self.hard_text, self.hard_image = found.texts, found.images
 
     def __repr__(self) -> str:
         (images, k_text), (texts, k_image) = self.hard_text.shape, self.hard_image.shape
@@ -292,6 +289,78 @@ class OfflineNegativeSampler:
             f"OfflineNegativeSampler({k_text} texts for {images} images, {k_image} images for {texts} texts, "
             f"seed={self.seed}, mined from {self.mined_from})"
         )
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Lists in a folder, memory-mapped."""
+
+    texts: Tensor  # (N, k)
+    images: Tensor  # (M, k')
+    text_image: Tensor | None  # (M,)
+    fingerprint: str
+    mined_from: MinedFrom
+
+
+def _open(folder: Path, count: int | None, verify: bool) -> _Folder:
+    """Lists of either kind; ``count``: texts there must be."""
+    if "problem" in _read_json(folder):
+        return _open_between_files(folder, count, verify)
+    manifest, arrays = read_lists(folder, verify)
+    texts, images, text_image = (
+        torch.from_numpy(arrays[name]) if name in arrays else None for name in ("texts", "images", "text_image")
+    )
+    assert texts is not None and images is not None
+    return _Folder(texts, images, text_image, manifest["data_fingerprint"], _origin_of(manifest))
+
+
+def _open_between_files(folder: Path, count: int | None, verify: bool) -> _Folder:
+    import numpy as np
+
+    from .files import MinedFiles
+
+    mined = MinedFiles.load(folder, checksums=verify)
+    if mined.reverse_indices is None:
+        raise ValueError(f"path must hold lists in both directions (`aoq mine --both`), got {folder} with one")
+    # Copy on write: torch warns of arrays it may not write to. Nothing here writes.
+    names = "indices", "reverse_indices"
+    lists = [torch.from_numpy(np.load(mined.folder / f"{name}.npy", mmap_mode="c")) for name in names]
+    sides = ["anchors", "candidates"]
+    if count == len(mined.indices) != len(mined.reverse_indices):
+        lists.reverse()
+        sides.reverse()
+    described = (mined.problem[side] for side in sides)
+    known = _combine(*((side["dtype"], side["shape"], side["sha256"]) for side in described))
+    return _Folder(lists[0], lists[1], None, known, MinedFrom(embeddings=known))
+
+
+def _origin_of(manifest: dict[str, Any]) -> MinedFrom:
+    """What the manifest of lists that were mined with a run says of it."""
+    return MinedFrom(
+        manifest.get("run"),
+        manifest.get("epoch"),
+        manifest["weights_fingerprint"],
+        manifest.get("embeddings_fingerprint"),
+    )
+
+
+def fingerprint_embeddings(
+    images: Tensor,  # (N, D)
+    texts: Tensor,  # (M, D)
+) -> str:
+    """A hash of embeddings: equal for equal dtypes, shapes and bits, on whatever device and with whatever strides."""
+    return _combine(
+        *(
+            (str(rows.dtype), list(rows.shape), fingerprint_rows(TensorSource(rows), None, {}))
+            for rows in (images, texts)
+        )
+    )
+
+
+def _combine(*sides: tuple[str, list[int], str]) -> str:
+    """dtype, shape and sha256 of images and of texts"""
+    parts = [[dtype.removeprefix("torch."), shape, digest] for dtype, shape, digest in sides]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def read_lists(folder: Path, verify: bool = True) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -330,8 +399,7 @@ def _check_array(path: Path, array: NDArray[Any], described: dict[str, Any], nam
         )
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the lists in ``folder``, with every entry that is read later."""
+def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
@@ -341,6 +409,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid JSON ({error}); mine again") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"expected an object in {path}, got a {type(manifest).__name__}; mine again")
+    return manifest
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the lists in ``folder``, with every entry that is read later."""
+    path = folder / MANIFEST
+    manifest = _read_json(folder)
+    if "problem" in manifest:
+        raise ValueError(
+            f"expected lists mined with a run (`aoq mine --run`), got lists mined between files in {folder}"
+        )
     if manifest.get("format") not in range(1, FORMAT + 1):
         raise ValueError(f"expected format 1 to {FORMAT} in {path}, got {manifest.get('format')}")
     for name in ("data_fingerprint", "weights_fingerprint"):
@@ -361,28 +440,6 @@ def _require(path: Path, name: str, value: Any, kind: type) -> Any:
         words = {str: "a text", int: "a number", dict: "an object", list: "a list"}
         raise ValueError(f"expected {words[kind]} as {name} in {path}, got {value!r:.60}; mine again")
     return value
-
-
-def hash_file(path: Path) -> str:
-    """Its sha256, without holding it in memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def fingerprint_tensors(*tensors: Tensor) -> str:
-    """A hash of embeddings: equal for equal dtypes, shapes and bits, on whatever device and with whatever strides."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        rows = max(1, _HASHED_BYTES * max(1, tensor.shape[0] if tensor.dim() else 1) // max(1, tensor.nbytes))
-        for block in tensor.detach().split(rows) if tensor.dim() else (tensor.detach(),):
-            held = block.cpu().contiguous()  # must live while its memory is read
-            if held.nbytes:
-                digest.update((ctypes.c_char * held.nbytes).from_address(held.data_ptr()))
-    return digest.hexdigest()
 
 
 def _group(text_image: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor]:

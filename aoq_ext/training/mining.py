@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from aoq_ext.mining import mine_hard_negatives
-from aoq_ext.mining.sampler import OfflineNegativeSampler, fingerprint_tensors
+from aoq_ext.mining.sampler import OfflineNegativeSampler, fingerprint_embeddings
 from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from aoq_ext.training.config import ConfigError, TrainConfig, mined_at
@@ -55,8 +55,12 @@ def mine_model(
     texts = embed_texts(model, pairs.tokens, pairs.lengths)  # (M, D)
     image_groups = torch.from_numpy(data.group_ids).to(images.device)  # (N,)
     text_groups = image_groups[torch.from_numpy(data.caption_image).to(images.device)]  # (M,)
-    hard_texts = mine_hard_negatives(images, texts, min(k_text, len(texts)), image_groups, text_groups)
-    hard_images = mine_hard_negatives(texts, images, min(k_image, len(images)), text_groups, image_groups)
+    k_text, k_image = min(k_text, len(texts)), min(k_image, len(images))
+    hard_texts = mine_hard_negatives(
+        images, texts, k_text, image_groups, text_groups, direction="both", k_reverse=k_image
+    )
+    hard_images = hard_texts.reverse
+    assert hard_images is not None
     return OfflineLists(
         texts=hard_texts.indices.to("cpu", torch.int32).numpy(),
         images=hard_images.indices.to("cpu", torch.int32).numpy(),
@@ -65,7 +69,7 @@ def mine_model(
         text_scores=hard_texts.scores.cpu().numpy() if scores else None,
         image_scores=hard_images.scores.cpu().numpy() if scores else None,
         text_image=pairs.caption_image,
-        embeddings_fingerprint=fingerprint_tensors(images, texts),
+        embeddings_fingerprint=fingerprint_embeddings(images, texts),
         run=run,
         epoch=epoch,
     )

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from aoq_ext._files import write_atomically, write_bytes_atomically
-from aoq_ext.mining.sampler import FILES, FORMAT, MANIFEST, MinedFrom, OfflineNegativeSampler, hash_file, read_lists
+from aoq_ext.mining.manifest import MANIFEST, hash_file
+from aoq_ext.mining.sampler import FILES, FORMAT, MinedFrom, OfflineNegativeSampler, read_lists
 from aoq_ext.training.config import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class OfflineLists:
     text_scores: NDArray[np.float32] | None = None  # (N, k_text), -inf where there is no text
     image_scores: NDArray[np.float32] | None = None  # (M, k_image), -inf where there is no image
     text_image: NDArray[np.int64] | None = None  # (M,) the image of each text
-    embeddings_fingerprint: str | None = None  # `fingerprint_tensors` of the image and text embeddings
+    embeddings_fingerprint: str | None = None  # `fingerprint_embeddings` of images and texts
     run: str | None = None  # the folder of the run whose weights mined them...
     epoch: int | None = None  # ...and how many epochs those had seen
 

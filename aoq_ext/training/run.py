@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml  # type: ignore[import-untyped]
 
-from aoq_ext._files import write_bytes_atomically
+from aoq_ext._files import locked, remove_temporaries, write_bytes_atomically
 from aoq_ext.training.config import ConfigError, TrainConfig, to_dict
 
 if TYPE_CHECKING:
@@ -42,25 +41,14 @@ class RunFiles:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training into the folder; the system lets go when this one dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.lock.open("wb") as file:
-            if sys.platform != "win32":
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise ConfigError(f"run: {self.folder} is being trained by another process") from error
-                except OSError:
-                    pass  # some network file systems have no locks
+        with locked(self.lock, ConfigError(f"run: {self.folder} is being trained by another process")):
             yield
 
     def write_start(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
         """What is known before the first step; the remains of a killed run's half-written files go."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in (self.config, self.vocabulary, self.history, self.last, self.best, self.miner):
-            for stale in self.folder.glob(f".{path.name}.*.tmp"):  # as `write_atomically` names them
-                stale.unlink(missing_ok=True)
+            remove_temporaries(self.folder, path.name)
         for half in self.negatives.glob(".epoch-*.tmp"):
             shutil.rmtree(half, ignore_errors=True)
         text = io.StringIO()
