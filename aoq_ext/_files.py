@@ -47,7 +47,7 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> Path:
 
 
 def remove_temporaries(folder: str | Path, name: str = "*") -> None:
-    """Remove what killed processes left of half-written files called ``name``; for when no other process writes."""
+    """Remove what killed processes left of half-written files called ``name``, a pattern; for when none is writing."""
     for stale in Path(folder).glob(f".{name}.*.tmp"):
         stale.unlink(missing_ok=True)
 

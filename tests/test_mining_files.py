@@ -472,3 +472,36 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
     np.save(tmp_path / "scores.npy", np.zeros((N, K + 1), np.float32))
     with pytest.raises(ValueError, match=r"folder must hold scores.npy of <f4 \[47, 6\], got <f4 \[47, 7\]"):
         MinedFiles.load(tmp_path)
+
+
+MEMORY = """
+import sys, torch
+torch.set_num_threads(1)
+from aoq_ext.mining.files import mine_to_files
+
+def memory():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines["VmHWM"].split()[0]) * 1024
+
+mine_to_files(torch.randn(300, 256), torch.randn(300, 256), sys.argv[1] + "/warm", 20, direction="both")
+before = memory()
+anchors, candidates = (f"{sys.argv[1]}/{name}.npy" for name in ("anchors", "candidates"))
+mine_to_files(anchors, candidates, sys.argv[1] + "/out", 20, direction="both", memory_limit=int(sys.argv[2]))
+print(memory() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
+def test_files_larger_than_the_limit_stay_below_it(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name, rows in (("anchors", 300), ("candidates", 500_000)):  # 512 MB
+        array = np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.float32, (rows, 256))
+        for start in range(0, rows, 50_000):
+            part = array[start : start + 50_000]
+            part[:] = generator.standard_normal(part.shape, np.float32)
+        array.flush()
+    limit = 320_000_000
+    command = [sys.executable, "-c", MEMORY, str(tmp_path), str(limit)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < limit

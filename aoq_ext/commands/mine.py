@@ -91,6 +91,8 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
         parser.error("--data-name needs --authors-layout")
     if parsed.authors_layout is not None and parsed.anchors is not None and parsed.both is None:
         parser.error("--authors-layout needs --both")
+    if parsed.report is not None and parsed.texts == "anchors" and parsed.both is None:
+        parser.error("--report with --texts anchors needs --both: the page is about the texts of each image")
     if (parsed.anchor_ids is None) != (parsed.candidate_ids is None):
         parser.error("--anchor-ids and --candidate-ids go together")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ def mine(parsed: argparse.Namespace) -> int:
             if leads:
                 _print_estimate(parsed, anchors, candidates)
             return 0
+        begun = time.perf_counter()
         try:
             with MiningDisplay() if leads else contextlib.nullcontext() as display:
                 show = display.update if display is not None else None
@@ -42,7 +44,10 @@ def mine(parsed: argparse.Namespace) -> int:
             raise KeyboardInterrupt("the same command continues it") from error
         if leads:
             _print_mined(mined)
-            _write_more(parsed, mined)
+            if parsed.authors_layout is not None:
+                _write_authors_layout(parsed, mined)
+            if parsed.report is not None:
+                _write_report(parsed, mined, (anchors, candidates), arguments, time.perf_counter() - begun)
     return 0
 
 
@@ -122,13 +127,35 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _write_more(parsed: argparse.Namespace, mined: MinedFiles) -> None:
-    if parsed.authors_layout is not None:
-        assert mined.reverse_indices is not None
-        lists = mined.indices, mined.reverse_indices
-        texts, images = lists if _texts(parsed) == "candidates" else lists[::-1]
-        paths = authors_layout.write_authors_layout(parsed.authors_layout, parsed.data_name or "coco", texts, images)
-        print(f"{paths[0]}, {paths[1]}: as the authors' training code reads them")
+def _write_authors_layout(parsed: argparse.Namespace, mined: MinedFiles) -> None:
+    assert mined.reverse_indices is not None
+    lists = mined.indices, mined.reverse_indices
+    texts, images = lists if _texts(parsed) == "candidates" else lists[::-1]
+    paths = authors_layout.write_authors_layout(parsed.authors_layout, parsed.data_name or "coco", texts, images)
+    print(f"{paths[0]}, {paths[1]}: as the authors' training code reads them")
+
+
+def _write_report(
+    parsed: argparse.Namespace,
+    mined: MinedFiles,
+    sources: tuple[Source, Source],
+    arguments: dict[str, Any],
+    seconds: float,
+) -> None:
+    from aoq_ext.commands.mine_report import report_on_files
+
+    report_on_files(
+        parsed.report,
+        mined,
+        *sources,
+        arguments,
+        texts=_texts(parsed),
+        captions=None if parsed.captions is None else read_captions(parsed.captions),
+        text_images=None if parsed.text_image_index is None else _text_images(parsed),
+        earlier=parsed.earlier,
+        seconds=seconds,
+    )
+    print(f"{parsed.report}: a page about these lists")
 
 
 def _print_mined(mined: MinedFiles) -> None:
@@ -159,6 +186,7 @@ def _print_estimate(parsed: argparse.Namespace, anchors: Source, candidates: Sou
 
 def _tiles(found: Estimate) -> str:
     return (
-        f"{found.shards:,} restartable parts of {found.shard_rows:,} anchors, {found.tiles:,} tiles of up to "
-        f"{found.plan.anchor_rows:,} × {found.plan.candidate_rows:,}"
+        f"{found.shards:,} restartable part{'' if found.shards == 1 else 's'} of up to {found.shard_rows:,} anchors, "
+        f"{found.tiles:,} tile{'' if found.tiles == 1 else 's'} of up to {found.plan.anchor_rows:,} × "
+        f"{found.plan.candidate_rows:,}"
     )

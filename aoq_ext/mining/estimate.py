@@ -18,7 +18,7 @@ from .shards import Shards, choose_shard_rows
 from .task import MiningTask
 
 _CALIBRATION = 1.0  # seconds
-_FIRST_ROWS, _MOST_ROWS = 64, 4096
+_ANCHORS, _FIRST_CANDIDATES = 2048, 2048
 _CALIBRATION_BYTES = 1 << 28
 _KEY, _ENTRY = 8, 8  # bytes of a key, and of an index with its score
 
@@ -89,24 +89,25 @@ def estimate(
 
 
 def _calibrate(task: MiningTask, device: torch.device) -> float:
-    """Pairs a second over the first rows of both sides, more of them until it takes long enough to be measured."""
-    most = min(_MOST_ROWS, max(1, _CALIBRATION_BYTES // (task.anchors.width * 8)))
-    rows = min(_FIRST_ROWS, most)
+    """Pairs a second of the first anchors, with more and more candidates until it takes long enough to be measured."""
+    anchors = TensorSource(task.anchors.source.rows(0, min(_ANCHORS, len(task.anchors))))
+    most = min(len(task.candidates), max(_FIRST_CANDIDATES, _CALIBRATION_BYTES // (task.anchors.width * 8)))
+    some, warm = min(_FIRST_CANDIDATES, most), False
     while True:
-        sides = [
-            Embeddings(TensorSource(side.source.rows(0, min(rows, len(side)))))
-            for side in (task.anchors, task.candidates)
-        ]
-        part = MiningTask(sides[0], sides[1], task.k, task.k_reverse, task.skip)
+        candidates = TensorSource(task.candidates.source.rows(0, some))
+        part = MiningTask(Embeddings(anchors), Embeddings(candidates), task.k, task.k_reverse, task.skip)
         reverse = None
         if part.depth_reverse is not None:
-            reverse = torch.full((len(part.candidates), part.depth_reverse), torch.iinfo(torch.int64).min)
+            reverse = torch.full((some, part.depth_reverse), torch.iinfo(torch.int64).min)
+        plan = make_plan(part, None, device)
         started = time.perf_counter()
-        mine_rows(part, 0, len(part.anchors), make_plan(part, None, device), device, reverse).cpu()
+        mine_rows(part, 0, len(part.anchors), plan, device, reverse).cpu()
         seconds = max(time.perf_counter() - started, 1e-6)
-        if seconds >= _CALIBRATION / 4 or rows >= most:
-            return max(1, len(part.anchors) * len(part.candidates)) / seconds
-        rows = min(most, 2 * rows)
+        if warm and (seconds >= _CALIBRATION or some == most):
+            return max(1, len(part.anchors) * some) / seconds
+        if warm:
+            some = min(most, 2 * some)
+        warm = True
 
 
 def _existing(folder: Path) -> Path:

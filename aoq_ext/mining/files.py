@@ -218,7 +218,8 @@ class _Job:
                 Shards(self.folder, self.task, rows, 0).clear()
                 return None
         shards = Shards(self.folder, self.task, rows, 0)
-        remove_temporaries(self.folder)
+        for name in (MANIFEST, "indices.npy", "scores.npy", "reverse*"):
+            remove_temporaries(self.folder, name)
         if manifest is None:
             shards.clear()  # of a folder whose manifest was taken away
         shards.remove_stale()

@@ -27,7 +27,8 @@ from .task import MiningTask
 
 SHARDS = "shards"
 
-_WORK = 1 << 40  # multiply-adds in a shard: half a minute of a small CPU
+_WORK = 1 << 38  # multiply-adds in a shard: some ten seconds of a small CPU
+_LEAST_ROWS = 4096  # each shard reads all candidates, so it should be worth it
 _REVERSE_BYTES = 1 << 34  # all shards' keys of candidates, on the disk
 _LEAST_SHARDS = 16  # so many are worth more than those bytes
 _KEY = 8  # bytes
@@ -36,11 +37,11 @@ _KEY = 8  # bytes
 def choose_shard_rows(task: MiningTask, memory_limit: int) -> int:
     """Anchors in a shard: a function of the sizes and the limit alone."""
     anchors, candidates = len(task.anchors), len(task.candidates)
-    shards = max(1, -(-anchors * candidates * task.anchors.width // _WORK))
+    shards = min(-(-anchors * candidates * task.anchors.width // _WORK), -(-anchors // _LEAST_ROWS))
     if task.depth_reverse is not None:
         shards = min(shards, max(_LEAST_SHARDS, _REVERSE_BYTES // max(1, reverse_bytes(task))))
     fitting = memory_limit // 8 // (2 * _KEY * max(1, task.depth))  # twice: while a shard's lists are put together
-    return max(1, min(-(-anchors // shards), fitting))
+    return max(1, min(-(-anchors // max(1, shards)), fitting))
 
 
 class Shards:

@@ -1,0 +1,144 @@
+"""The page about what ``aoq mine`` found."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aoq_ext.mining.embeddings import Embeddings, Source
+from aoq_ext.mining.files import MinedFiles
+from aoq_ext.mining.manifest import MANIFEST
+from aoq_ext.mining.rules import positive_scores
+from aoq_ext.report.mined import Lists, MinedReportData, write_mining_report
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aoq_ext.training.load import LoadedRun
+    from aoq_ext.training.offline import OfflineLists
+
+_RULES = {
+    "skip": "the {} hardest of every list were left out",
+    "margin": "negatives score at most the best own score less {}",
+    "relative_margin": "negatives score at most the best own score less {} of its size",
+    "max_score": "negatives score at most {}",
+}
+
+
+def report_on_files(
+    path: Path,
+    mined: MinedFiles,
+    anchors: Source,  # (N, D)
+    candidates: Source,  # (M, D)
+    arguments: dict[str, Any],  # of `mine_to_files`
+    texts: str,
+    captions: list[str] | None,
+    text_images: Tensor | None,
+    earlier: Path | None,
+    seconds: float,
+) -> None:
+    """Write the page; texts: ``"anchors"`` or ``"candidates"``, whichever are the texts."""
+    swapped = texts == "anchors"
+    forward, backward = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
+    positive: tuple[Tensor, Tensor] | None = None
+    if arguments.get("anchor_ids") is not None:
+        sides = Embeddings(anchors, arguments["anchor_ids"]), Embeddings(candidates, arguments["candidate_ids"])
+        positive = positive_scores(*sides)
+    of_images, of_texts = (backward, forward) if swapped else (forward, backward)
+    assert of_images is not None
+    own = None if positive is None else [scores.numpy() for scores in (positive[::-1] if swapped else positive)]
+    before = (None, None) if earlier is None else _earlier(earlier, swapped)
+    rules = [text.format(arguments[name]) for name, text in _RULES.items() if arguments.get(name)]
+    excluded = [f"By the rules, {rule}." for rule in rules]
+    if own is not None:
+        excluded.append("What has the anchor's id is none of its negatives.")
+    if arguments.get("anchor_labels") is not None:
+        excluded.append("Texts that repeat a caption of an image are none of its negatives, nor is it one of theirs.")
+    data = MinedReportData(
+        title=f"Hard negatives of {mined.folder.name}",
+        texts=of_images,
+        text_count=(anchors if swapped else candidates).shape[0],
+        images=of_texts,
+        image_positive=None if own is None else own[0],
+        text_positive=None if own is None else own[1],
+        text_image_index=None if text_images is None else text_images.numpy(),
+        captions=captions,
+        earlier=before[0],
+        earlier_images=before[1],
+        seconds={"mining": seconds},
+        excluded=excluded,
+        facts={
+            "scores": f"{anchors.shape[0] * candidates.shape[0]:,}, all of them, exactly",
+            "embeddings": f"{anchors.shape[1]} dimensions, {str(anchors.dtype).removeprefix('torch.')}",
+        },
+        date=datetime.date.today().isoformat(),
+    )
+    write_mining_report(data, path)
+
+
+def report_on_run(path: Path, loaded: LoadedRun, lists: OfflineLists, earlier: Path | None, seconds: float) -> None:
+    from aoq_ext.training.pairs import load_split
+
+    data = load_split(loaded.config.data, loaded.config.data.train_split)
+    images, texts = loaded.embed_images(data.images), loaded.embed_texts(data.captions)
+    text_images = torch.from_numpy(data.caption_image)
+    own = positive_scores(_embeddings(images, torch.arange(len(images))), _embeddings(texts, text_images))
+    before = (None, None) if earlier is None else _earlier(earlier, False)
+    of_images, of_texts = _lists(lists.texts, lists.text_scores), _lists(lists.images, lists.image_scores)
+    assert of_images is not None
+    pixels = data.images.dtype.name == "uint8" and data.images.ndim == 4
+    page = MinedReportData(
+        title=f"Hard negatives of {data.name}",
+        texts=of_images,
+        text_count=len(data.captions),
+        images=of_texts,
+        image_positive=own[0].numpy(),
+        text_positive=own[1].numpy(),
+        text_image_index=data.caption_image,
+        captions=data.captions,
+        image_names=data.image_names,
+        picture=(lambda number: data.images[number]) if pixels else None,
+        earlier=before[0],
+        earlier_images=before[1],
+        seconds={"mining": seconds},
+        excluded=["Images of one group, and their captions, are none of each other's negatives."],
+        facts={
+            "model": f"{loaded.folder}, the {loaded.which} weights, of epoch {loaded.epoch}",
+            "scores": f"{len(images) * len(texts):,}, all of them, exactly",
+        },
+        date=datetime.date.today().isoformat(),
+    )
+    write_mining_report(page, path)
+
+
+def _embeddings(rows: Tensor, ids: Tensor) -> Embeddings:
+    from aoq_ext.mining.embeddings import TensorSource
+
+    return Embeddings(TensorSource(rows.cpu()), ids)
+
+
+def _lists(indices: Any, scores: Any) -> Lists | None:
+    return None if indices is None else Lists(indices, scores)
+
+
+def _earlier(folder: Path, swapped: bool) -> tuple[Lists | None, Lists | None]:
+    """Earlier lists of images and of texts, mined between files or of a training set."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"earlier must be a folder of mined lists, got {folder} without {MANIFEST}")
+    try:
+        between_files = "problem" in json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"earlier must be a folder of mined lists, got {path} that is not valid JSON") from error
+    if between_files:
+        mined = MinedFiles.load(folder)
+        lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
+        return lists[::-1] if swapped else lists
+    from aoq_ext.training.offline import OfflineLists
+
+    offline = OfflineLists.load(folder)
+    return Lists(offline.texts, offline.text_scores), Lists(offline.images, offline.image_scores)

@@ -1,0 +1,345 @@
+"""``aoq mine``: what it writes, says and refuses, and what it derives from captions."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lightning_fabric")
+
+import numpy as np
+
+import aoq_ext
+from aoq_ext import cli
+from aoq_ext.mining import progress as mining_progress
+from aoq_ext.mining.authors_layout import check_caption_order, write_authors_layout
+from aoq_ext.mining.captions import caption_labels, normalised, read_captions
+from aoq_ext.mining.files import MinedFiles
+from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
+
+IMAGES, TEXTS = 12, 60
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Embeddings of images and five texts of each, with captions some of which say the same."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(3)
+    np.save("images.npy", generator.standard_normal((IMAGES, 8)).astype(np.float32))
+    np.save("texts.npy", generator.standard_normal((TEXTS, 8)).astype(np.float32))
+    np.save("index.npy", np.arange(TEXTS, dtype=np.int32) // 5)
+    Path("captions.txt").write_text(
+        "".join(f"A  thing no {text * 7 % 25}{'.' * (text % 2)}\n" for text in range(TEXTS))
+    )
+    return tmp_path
+
+
+MINE = ["mine", "--anchors", "images.npy", "--candidates", "texts.npy", "--k", "7", "--out", "out"]
+
+
+def loaded(name: str) -> torch.Tensor:
+    return torch.from_numpy(np.load(name))
+
+
+def test_files_in_files_out(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(MINE) == 0
+    assert capsys.readouterr().out == "out: 7 candidates for each of 12 anchors\n"
+    expected = aoq_ext.mine_hard_negatives(loaded("images.npy"), loaded("texts.npy"), 7)
+    assert np.array_equal(np.load("out/indices.npy"), expected.indices)
+    assert np.array_equal(np.load("out/scores.npy"), expected.scores)
+
+
+def test_every_option_reaches_the_miner(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("left.npy", np.arange(IMAGES) % 5)
+    np.save("right.npy", np.arange(TEXTS) % 7)
+    options = "--both --k-reverse 3 --anchor-ids left.npy --candidate-ids right.npy --skip 1 --margin -1.5"
+    options += " --relative-margin 0.1 --max-score 2.5 --memory-limit 1GB --device cpu --threads 1"
+    threads = torch.get_num_threads()
+    try:
+        assert cli.main([*MINE, *options.split()]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert capsys.readouterr().out == "out: 7 candidates for each of 12 anchors, 3 anchors for each of 60 candidates\n"
+    expected = aoq_ext.mine_hard_negatives(
+        loaded("images.npy"), loaded("texts.npy"), 7, loaded("left.npy"), loaded("right.npy"),
+        direction="both", k_reverse=3, skip=1, margin=-1.5, relative_margin=0.1, max_score=2.5,
+    )  # fmt: skip
+    mined = MinedFiles.load("out", checksums=True)
+    assert np.array_equal(mined.indices, expected.indices)
+    assert np.array_equal(mined.reverse_indices, expected.reverse.indices)
+
+
+@pytest.mark.parametrize("texts", ["anchors", "candidates"])
+def test_ids_and_labels_from_captions(files: Path, texts: str) -> None:
+    sides = ["--anchors", "texts.npy", "--candidates", "images.npy"] if texts == "anchors" else MINE[1:5]
+    options = ["--k", "12", "--both", "--text-image-index", "index.npy", "--captions", "captions.txt"]
+    assert cli.main(["mine", *sides, *options, "--out", "out", "--texts", texts]) == 0
+    mined = MinedFiles.load("out")
+    lists = mined.indices if texts == "candidates" else mined.reverse_indices
+    words = [text * 7 % 25 for text in range(TEXTS)]
+    for image, row in enumerate(lists):
+        own = {words[text] for text in range(5 * image, 5 * image + 5)}
+        assert not own & {words[text] for text in row if text >= 0}
+        free = [text for text in range(TEXTS) if words[text] not in own]
+        assert (row >= 0).sum() == min(12, len(free))
+
+
+def test_a_dry_run_writes_nothing(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(files.rglob("*"))
+    assert cli.main([*MINE, "--both", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert sorted(files.rglob("*")) == before
+    assert "anchors     12 × 8, float32: images.npy" in said
+    assert "scores      720, each computed once; 1 restartable part of up to 12 anchors, 1 tile of up to" in said
+    assert re.search(
+        r"disk        4.03 kB in the end, .* free\ntime        about 0 s: .* on cpu in a short trial", said
+    )
+    assert "done        0 of 1 parts; nothing was written now" in said
+    assert cli.main([*MINE, "--both"]) == 0
+    done = {path: path.stat().st_mtime_ns for path in files.rglob("*")}
+    assert cli.main([*MINE, "--both", "--dry-run"]) == 0
+    assert "done        everything; nothing was written now" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in files.rglob("*")} == done
+
+
+def test_a_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--both", "--text-image-index", "index.npy", "--captions", "captions.txt"]
+    assert cli.main([*MINE, *options, "--max-score", "3", "--report", "first.html"]) == 0
+    earlier = ["--report", "second.html", "--earlier", "out"]
+    assert cli.main([*MINE[:-1], "again", *options, *earlier]) == 0
+    assert "second.html: a page about these lists" in capsys.readouterr().out
+    assert "negatives score at most 3.0" in Path("first.html").read_text()
+    assert "No earlier mining" in Path("first.html").read_text()
+    assert "No earlier mining" not in Path("second.html").read_text()
+
+
+def test_the_authors_layout(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--both",
+        "--text-image-index",
+        "index.npy",
+        "--authors-layout",
+        "off/line",
+        "--data-name",
+        "f30k_precomp",
+    ]
+    assert cli.main([*MINE, *options]) == 0
+    assert "off/line/i2t_f30k.npy, off/line/t2i_f30k.npy: as the authors'" in capsys.readouterr().out
+    i2t, t2i = np.load("off/line/i2t_f30k.npy"), np.load("off/line/t2i_f30k.npy")
+    assert i2t.dtype == t2i.dtype == np.int32
+    assert i2t.shape == (IMAGES, 7)
+    assert t2i.shape == (TEXTS, 7)
+    assert np.array_equal(i2t, np.load("out/indices.npy"))
+    scores = np.load("images.npy").astype(np.float64) @ np.load("texts.npy").T.astype(np.float64)
+    scores[np.arange(TEXTS) // 5, np.arange(TEXTS)] = -9999  # as the authors' tools leave the own ones out
+    assert np.array_equal(i2t, np.argsort(-scores, axis=1)[:, :7])
+    assert np.array_equal(t2i, np.argsort(-scores.T, axis=1)[:, :7])
+
+
+def test_what_the_authors_code_could_not_read_is_refused(tmp_path: Path) -> None:
+    full = np.zeros((3, 4), np.int64), np.zeros((15, 2), np.int64)
+    short = full[0].copy()
+    short[1, 2:] = -1
+    with pytest.raises(ValueError, match="texts must be full lists, got 2 of 4 in row 1: mine fewer"):
+        write_authors_layout(tmp_path, "coco", short, full[1])
+    with pytest.raises(ValueError, match=r"images must be lists for 5 texts of each of the 3 images, .* 14 texts"):
+        write_authors_layout(tmp_path, "coco", full[0], full[1][1:])
+    with pytest.raises(ValueError, match=r"data_name must be a name .* got '\.\./x_precomp'"):
+        write_authors_layout(tmp_path, "../x_precomp", *full)
+    with pytest.raises(ValueError, match=r"text_image_index must be 5 texts an image, in order, .* image 1 for text 4"):
+        check_caption_order(np.array([0, 0, 0, 0, 1]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("caption", "same"),
+    [
+        ("A dog runs.", "a  dog\truns"),
+        ("A dog runs . ", "a dog runs!?"),
+        ("STRASSE", "straße"),
+        ("\u3000A dog\u00a0runs", "a dog runs"),
+        ("...", ""),
+    ],
+)
+def test_captions_that_say_the_same(caption: str, same: str) -> None:
+    assert normalised(caption) == normalised(same)
+
+
+@pytest.mark.parametrize(("one", "other"), [("a dog", "a dogs"), ("a-b", "a b"), ("it's", "its"), ("a. b", "a b")])
+def test_captions_that_do_not(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
+
+
+def test_caption_labels() -> None:
+    captions = ["A dog.", "a cat", "a DOG", "a bird", "a cat!", "a dog"]
+    texts, images = caption_labels(captions, torch.tensor([2, 0, 0, 3, 3, 2]), 5)
+    assert [part.tolist() for part in texts] == [[0, 1, 0, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6]]
+    assert [part.tolist() for part in images] == [[0, 1, 0, 1, 2], [0, 2, 2, 3, 5, 5]]
+    nothing = caption_labels([], torch.zeros(0, dtype=torch.int64), 2)
+    assert [part.tolist() for part in (*nothing[0], *nothing[1])] == [[], [0], [], [0, 0, 0]]
+    with pytest.raises(ValueError, match="captions must be one for each of the 2 texts, got 1"):
+        caption_labels(["a"], torch.tensor([0, 0]), 1)
+    with pytest.raises(ValueError, match="text_image_index must be from 0 to 0, got 0 to 1"):
+        caption_labels(["a", "b"], torch.tensor([0, 1]), 1)
+
+
+def test_caption_files(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes("one\r\n\ntwo\u2028lines\nthree".encode())
+    assert read_captions(tmp_path / "c.txt") == ["one", "", "two\u2028lines", "three"]
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match=r"captions must be UTF-8, got .*c\.txt"):
+        read_captions(tmp_path / "c.txt")
+    with pytest.raises(FileNotFoundError, match="captions must be a file"):
+        read_captions(tmp_path / "d.txt")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--run", "x", "--anchors", "images.npy"], 2, "expected --run, --out for a training set, or --anchors"),
+        (["--out", "x"], 2, "expected --run, --out for a training set, or --anchors"),
+        (["--run", "x", "--out", "y", "--k", "3"], 2, "--k does not go with --run"),
+        (["--run", "x", "--out", "y", "--dry-run"], 2, "--dry-run does not go with --run"),
+        (["--run", "x"], 2, "the following arguments are required: --out"),
+        (["--anchors", "x", "--k", "3", "--out", "y"], 2, "the following arguments are required: --candidates"),
+        ([*MINE[1:], "--k-text", "3"], 2, "--k-text does not go with --anchors"),
+        ([*MINE[1:], "--k-reverse", "3"], 2, "--k-reverse needs --both"),
+        ([*MINE[1:], "--captions", "captions.txt"], 2, "--captions needs --text-image-index"),
+        ([*MINE[1:], "--authors-layout", "x"], 2, "--authors-layout needs --both"),
+        ([*MINE[1:], "--earlier", "x"], 2, "--earlier needs --report"),
+        ([*MINE[1:], "--data-name", "x"], 2, "--data-name needs --authors-layout"),
+        ([*MINE[1:], "--anchor-ids", "x"], 2, "--anchor-ids and --candidate-ids go together"),
+        ([*MINE[1:], "--texts", "anchors", "--report", "x"], 2, "--report with --texts anchors needs --both"),
+        ([*MINE[1:], "--memory-limit", "8 apples"], 2, "expected a size such as 8GB, got '8 apples'"),
+        ([*MINE[1:], "--memory-limit", "1"], 1, "memory_limit must be at least"),
+        ([*MINE[1:], "--skip", "-1"], 2, "--skip"),
+        ([*MINE[1:], "--margin", "0.1"], 1, "anchor_ids must be given with margin"),
+        ([*MINE[1:-1], "captions.txt/out"], 1, "captions.txt"),
+        (["--anchors", "none.npy", *MINE[3:]], 1, "anchors must be a file, got none.npy, which is missing"),
+        (["--anchors", "index.npy", *MINE[3:]], 1, "float16, float32, float64, got index.npy with int32"),
+        ([*MINE[1:], "--text-image-index", "images.npy"], 1, "text_image_index must be integers of one dimension"),
+        ([*MINE[1:], "--text-image-index", "index.npy", "--texts", "anchors"], 1, "each of the 12 anchors, got 60"),
+        ([*MINE[1:], "--texts", "anchors", "--both", "--authors-layout", "x"], 1, "anchors must be 5 texts for each"),
+    ],
+)  # fmt: skip
+def test_errors(files: Path, options: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mine", *options]) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("aoq mine: error: ")
+    assert captured.err.count("\n") == 1
+    assert not Path("out").exists() or not list(Path("out").glob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"), [("8GB", 8 * 10**9), ("1.5 GiB", 3 << 29), ("500m", 5 * 10**8), ("1000", 1000), ("2kb", 2000)]
+)
+def test_sizes(text: str, amount: int) -> None:
+    from aoq_ext.commands.mine import _amount
+
+    assert _amount(text) == amount
+
+
+def test_words_for_numbers() -> None:
+    assert [count(n) for n in (0, 950, 12_345, 4.5e6, 7e9, 3e12)] == [
+        "0", "950", "12.3 thousand", "4.5 million", "7 billion", "3 trillion",
+    ]  # fmt: skip
+    assert [duration(s) for s in (0.4, 59.6, 200, 18_720, 200_000)] == [
+        "0 s", "1 min 0 s", "3 min 20 s", "5 h 12 min", "2 d 7 h",
+    ]  # fmt: skip
+    assert [size(b) for b in (812, 3.4e6, 2e12)] == ["812 B", "3.4 MB", "2 TB"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, rich: bool) -> None:
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    stream = Terminal()
+    with MiningDisplay(stream, every=0.0) as display:
+        for scores in (100, 300, 1000):
+            display.update(MiningProgress(scores, 1000, scores // 300, 4))
+            time.sleep(0.15)
+    assert "scores/s" in stream.getvalue()
+    assert ("mining" in stream.getvalue()) == rich
+
+
+def test_progress_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 1.0, 11.0, 21.0])
+    monkeypatch.setattr(mining_progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with MiningDisplay(stream) as display:
+        for scores in (500, 600, 1600, 2000):
+            display.update(MiningProgress(scores, 4000, scores // 1000, 4))
+    assert stream.getvalue() == (
+        " 40.0%  1.6 thousand of 4 thousand scores, 1 of 4 parts on the disk, 100 scores/s, 24 s left\n"
+        " 50.0%  2 thousand of 4 thousand scores, 2 of 4 parts on the disk, 71 scores/s, 28 s left\n"
+    )
+
+
+def launched(arguments: list[str], world: int = 1) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(world)] if world > 1 else []
+    root = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, "-m", "aoq_ext", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_interrupted(files: Path) -> None:
+    generator = np.random.default_rng(1)
+    for name, rows in (("large.npy", 60_000), ("many.npy", 400_000)):  # minutes of work
+        np.save(name, generator.standard_normal((rows, 64)).astype(np.float16))
+    command = ["mine", "--anchors", "large.npy", "--candidates", "many.npy", "--k", "50", "--out", "out"]
+    process = launched([*command, "--threads", "1"])
+    while not Path("out/manifest.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said.endswith("aoq mine: interrupted; the same command continues it\n")
+    assert not json.loads(Path("out/manifest.json").read_text())["complete"]
+
+
+def test_two_ranks(files: Path) -> None:
+    assert cli.main([*MINE, "--both"]) == 0
+    process = launched([*MINE[:-1], "shared", "--both"], world=2)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert said == "shared: 7 candidates for each of 12 anchors, 7 anchors for each of 60 candidates\n"
+    for name in ("indices.npy", "scores.npy", "reverse_indices.npy", "reverse_scores.npy"):
+        assert Path("shared", name).read_bytes() == Path("out", name).read_bytes()
+    assert not list(Path("shared").rglob("*.tmp"))
+
+
+def test_a_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from test_training_toy import trained
+
+    run = trained(tmp_path, epochs=1)
+    where: Any = ["mine", "--run", str(getattr(run, "folder", run)), "--out", str(tmp_path / "lists")]
+    report = str(tmp_path / "report.html")
+    assert cli.main([*where, "--k-text", "12", "--k-image", "6", "--report", report]) == 0
+    said = capsys.readouterr().out.replace("\n", "")
+    assert "12 texts for each of 40 images, 6 images for each of 80 texts" in said
+    assert "Hard negatives of toy/train" in Path(report).read_text()
+    assert cli.main([*where, "--k-text", "10", "--report", report, "--earlier", str(tmp_path / "lists")]) == 0
+    assert "No earlier mining" not in Path(report).read_text()
+    assert cli.main([*where, "--authors-layout", str(tmp_path / "off")]) == 1  # two texts an image, not five
+    assert "text_image_index must be 5 texts an image" in capsys.readouterr().err
