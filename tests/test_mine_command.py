@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,22 @@ def test_progress_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         " 40.0%  1.6 thousand of 4 thousand scores, 1 of 4 parts on the disk, 100 scores/s, 24 s left\n"
         " 50.0%  2 thousand of 4 thousand scores, 2 of 4 parts on the disk, 71 scores/s, 28 s left\n"
     )
+
+
+def test_the_examples_of_the_page(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "mining.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.MULTILINE)
+    command = next(block for block in blocks if block.lstrip().startswith("aoq mine"))
+    words = command.partition("\n\n")[0].replace("\\\n", " ").split()
+    assert cli.main(words[1:]) == 0
+    written = re.findall(r"^    (mined/\S+)", command, re.MULTILINE)
+    assert sorted(written) == sorted(str(path) for path in Path("mined").iterdir() if path.name != ".lock")
+    code = textwrap.dedent(next(block for block in blocks if "mine_to_files(" in block))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["lists"].indices.shape == (IMAGES, 300)
+    drawn = names["sampler"].draw(torch.tensor([3]), torch.tensor([16]), step=0)
+    assert drawn.hard_text.item() // 5 != 3
 
 
 def launched(arguments: list[str], world: int = 1) -> subprocess.Popen[str]:

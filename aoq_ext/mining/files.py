@@ -23,7 +23,7 @@ from .._files import locked, remove_temporaries, write_atomically
 from .embeddings import TensorSource
 from .engine import TileDone, mine_rows
 from .manifest import MANIFEST, Manifest, describe_problem, fingerprint
-from .plan import make_plan
+from .plan import MiningPlan, make_plan
 from .progress import MiningProgress
 from .rules import NegativeRules
 from .shards import ArrayWriter, Shards, choose_shard_rows, is_intact, reverse_buffer, reverse_bytes
@@ -127,8 +127,8 @@ def mine_to_files(
         anchors: what `open_embeddings` takes.
         candidates: likewise.
         out: the folder. One that was begun with other embeddings, ids, labels, k or rules is refused.
-        memory_limit: bytes that mining may use; None: 4 GiB, or half of what is free where that is less. Candidates'
-            lists that would take more than a quarter of it are kept in a file while they grow.
+        memory_limit: bytes that mining may use in each process; None: 4 GiB, or half of what is free where that is
+            less. Candidates' lists that would take more than a quarter of it are kept in a file while they grow.
         device: where scores are computed; that of tensors, else the CPU.
         shard_rows: anchors in a restartable part, chosen from the sizes without. A folder keeps its first choice.
         on_progress: called after every tile and every shard of this process.
@@ -139,6 +139,8 @@ def mine_to_files(
         raise ValueError(f'direction must be "anchors" or "both", got {direction!r}')
     if k_reverse is not None and direction != "both":
         raise ValueError(f'direction must be "both" with k_reverse, got {direction!r}')
+    if shard_rows is not None and (isinstance(shard_rows, bool) or not isinstance(shard_rows, int) or shard_rows < 1):
+        raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows!r}")
     job = _Job(Path(out), Team(), memory_limit, shard_rows, on_progress)
     rules = NegativeRules(skip, margin, relative_margin, max_score)
 
@@ -150,6 +152,7 @@ def mine_to_files(
         reverse = (k if k_reverse is None else k_reverse) if direction == "both" else None
         job.task = make_task(*sources, k, reverse, left, right, anchor_labels, candidate_labels, rules)
         job.device = _device(device, sources[0])
+        job.plan = make_plan(job.task, job.plan_limit(), job.device)
         prints = [
             fingerprint(source, embeddings_file(given), job.known)
             for source, given in zip(sources, (anchors, candidates))
@@ -174,6 +177,7 @@ class _Job:
     known: dict[str, Any] = field(default_factory=dict)  # fingerprints
     task: MiningTask = field(init=False)
     device: torch.device = field(init=False)
+    plan: MiningPlan = field(init=False)
     shards: Shards = field(init=False)
 
     @property
@@ -235,7 +239,6 @@ class _Job:
     def _mine(self, missing: list[int], done: set[int]) -> None:
         """Mine shards in rounds, one for each rank."""
         buffer = reverse_buffer(self.task, self.folder, self.limit)
-        plan = make_plan(self.task, self._plan_limit(), self.device)
         for start in range(0, len(missing), self.team.world):
             rounds = missing[start : start + self.team.world]
 
@@ -253,13 +256,13 @@ class _Job:
                 number = rounds[self.team.rank]
                 if buffer is not None:
                     buffer.fill_(torch.iinfo(torch.int64).min)
-                found = mine_rows(self.task, *self.shards.bounds(number), plan, self.device, buffer, on_tile)
+                found = mine_rows(self.task, *self.shards.bounds(number), self.plan, self.device, buffer, on_tile)
                 self.shards.write(number, found.cpu(), buffer)
 
             self.team.meet(f"mining shards {', '.join(map(str, rounds))}", mine)
             done.update(rounds)
 
-    def _plan_limit(self) -> int | None:
+    def plan_limit(self) -> int | None:
         """For a plan, which counts the candidates' lists: also where they are in a file."""
         amount = reverse_bytes(self.task)
         return self.limit + amount if amount > self.limit // 4 else self.memory_limit
