@@ -1,16 +1,17 @@
 """Adaptive Offline Quintuplet loss for image-text matching, as fused kernels (ECCV 2020, arXiv 2003.03669)."""
 
-from . import functional, metrics, reference
+from . import functional, metrics, mining, reference
 from ._build_info import build_info
 from ._version import __version__
 from .losses import AdaptiveQuintupletLoss, AdaptiveQuintupletScoreLoss
-from .mining import HardNegatives, mine_hard_negatives
+from .mining import HardNegatives, OfflineNegativeSampler, mine_hard_negatives
 from .selection import OnlineNegatives, hardest_negatives
 
 __all__ = [
     "AdaptiveQuintupletLoss",
     "AdaptiveQuintupletScoreLoss",
     "HardNegatives",
+    "OfflineNegativeSampler",
     "OnlineNegatives",
     "__version__",
     "build_info",
@@ -18,5 +19,6 @@ __all__ = [
     "hardest_negatives",
     "metrics",
     "mine_hard_negatives",
+    "mining",
     "reference",
 ]

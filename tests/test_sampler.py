@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import aoq_ext.mining.sampler as module
-from aoq_ext.mining import mine_hard_negatives
-from aoq_ext.mining.files import mine_to_files
-from aoq_ext.mining.sampler import (
+from aoq_ext.mining import (
     MinedFrom,
     OfflineNegatives,
     OfflineNegativeSampler,
     StaleNegativesWarning,
     fingerprint_embeddings,
+    mine_hard_negatives,
+    mine_to_files,
 )
 
 IMAGES, CAPTIONS = 30, 3

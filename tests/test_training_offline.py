@@ -20,7 +20,7 @@ from rich.console import Console
 from test_training_toy import CAPTIONS, CONCEPTS, STYLES, adaptive, load_toy, mined, toy_config, trained
 
 from aoq_ext.data import ImageTextData
-from aoq_ext.mining.sampler import MinedFrom, OfflineNegativeSampler, StaleNegativesWarning, fingerprint_embeddings
+from aoq_ext.mining import MinedFrom, OfflineNegativeSampler, StaleNegativesWarning, fingerprint_embeddings
 from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, OfflineLists, load_run, mine_run, train
 from aoq_ext.training.batches import CaptionsOfImages, PairBatches
 from aoq_ext.training.config import TrainConfig, mined_at

@@ -23,6 +23,7 @@ from .rules import NegativeRules
 from .shared import make_shared_task, mine_shared
 from .sources import open_embeddings
 from .task import Labels, MiningTask, make_task
+from .team import Team
 
 if TYPE_CHECKING:
     from .sources import EmbeddingsLike
@@ -138,8 +139,8 @@ def mine_hard_negatives(
         k_reverse = k
     given = (anchor_ids, candidate_ids, anchor_labels, candidate_labels)
     where = torch.device(device) if device is not None else device_of(anchors)
-    if distributed:
-        shared = make_shared_task(rows, columns, k, k_reverse, *given, rules)
+    if distributed and (team := Team()).world > 1:
+        shared = make_shared_task(team, rows, columns, k, k_reverse, *given, rules)
         found, reverse = mine_shared(shared, memory_limit, where, on_tile)
         task = shared.task
     else:

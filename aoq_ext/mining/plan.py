@@ -12,7 +12,7 @@ from .tile import has_kernel
 
 # A call of the operator cannot be interrupted, so a tile keeps each thread busy for a second or two: so many
 # multiply-adds.
-_PRODUCTS_PER_THREAD = 1 << 36
+_PRODUCTS_PER_THREAD = 1 << 37
 _PRODUCTS_PER_DEVICE = 1 << 43
 
 # Every tile merges into lists and converts candidates: many rows a tile make both cheap.

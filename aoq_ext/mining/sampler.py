@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,29 +12,14 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
-from .embeddings import TensorSource
-from .manifest import MANIFEST, hash_file
-from .manifest import fingerprint as fingerprint_rows
+from .draws import draw, mix, place
+from .lists_folder import MinedFrom, open_lists
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-FORMAT = 2
-FILES = {  # the arrays of a folder, by their name in its manifest; the last three may be missing
-    "texts": "hard_texts.npy",
-    "images": "hard_images.npy",
-    "text_scores": "text_scores.npy",
-    "image_scores": "image_scores.npy",
-    "text_image": "text_image.npy",
-}
-_NEEDED = ("texts", "images")
+    pass
 
 _CHECKED_ROWS = 4096  # rows of a list looked at together
 _MOST = 2**63
-
-_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64, and so on
-_FIRST_FACTOR = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
-_SECOND_FACTOR = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
 
 class StaleNegativesWarning(UserWarning):
@@ -51,20 +34,6 @@ class OfflineNegatives:
     hard_image: Tensor  # (B,) int64, a hard negative image of y
     hard_text_image: Tensor  # (B,) int64, the image that hard_text belongs to
     hard_image_text: Tensor  # (B,) int64, a text that belongs to hard_image
-
-
-@dataclass(frozen=True)
-class MinedFrom:
-    """Whose weights the lists are hard for; None where that is not known."""
-
-    run: str | None = None
-    epoch: int | None = None  # epochs (or steps, if all ages are in steps) that the weights had seen
-    weights: str | None = None  # their fingerprint
-    embeddings: str | None = None  # the fingerprint of the embeddings that were mined
-
-    def __str__(self) -> str:
-        weights = "weights of unknown age" if self.epoch is None else f"weights of epoch {self.epoch}"
-        return f"{weights} of {'an unknown run' if self.run is None else self.run}"
 
 
 class OfflineNegativeSampler:
@@ -172,7 +141,7 @@ class OfflineNegativeSampler:
             FileNotFoundError: lists that were mined between files are missing.
         """
         folder = Path(path).resolve()
-        found = _open(folder, None if text_image_index is None else len(text_image_index), verify)
+        found = open_lists(folder, None if text_image_index is None else len(text_image_index), verify)
         if text_image_index is None:
             if found.text_image is None:
                 raise ValueError(f"text_image_index must be given, since {folder} does not hold it, got None")
@@ -211,13 +180,13 @@ class OfflineNegativeSampler:
             step, self.step = self.step, self.step + 1
         _check_number("step", step, 0)
         image, text = (index.to(self.hard_text.device, torch.int64) for index in (image_index, text_index))
-        state = _mix(torch.full_like(image, self.seed))
+        state = mix(torch.full_like(image, self.seed))
         for part in (step, image, text):
-            state = _mix(state ^ part)
-        place, partner = _draw(state, 1), _draw(state, 2)
-        hard_text = self.hard_text[image, _place(place, self._hard_texts[image])].long()
-        hard_image = self.hard_image[text, _place(place, self._hard_images[text])].long()
-        own = self._first_text[hard_image] + _place(partner, self._text_count[hard_image])
+            state = mix(state ^ part)
+        both, partner = draw(state, 1), draw(state, 2)
+        hard_text = self.hard_text[image, place(both, self._hard_texts[image])].long()
+        hard_image = self.hard_image[text, place(both, self._hard_images[text])].long()
+        own = self._first_text[hard_image] + place(partner, self._text_count[hard_image])
         drawn = (hard_text, hard_image, self.text_image_index[hard_text], self._texts_of_image[own])
         return OfflineNegatives(*(index.to(image_index.device) for index in drawn))
 
@@ -280,7 +249,7 @@ class OfflineNegativeSampler:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._folder is not None:
-            found = _open(self._folder, len(self.text_image_index), verify=False)
+            found = open_lists(self._folder, len(self.text_image_index), verify=False)
             self.hard_text, self.hard_image = found.texts, found.images
 
     def __repr__(self) -> str:
@@ -289,157 +258,6 @@ class OfflineNegativeSampler:
             f"OfflineNegativeSampler({k_text} texts for {images} images, {k_image} images for {texts} texts, "
             f"seed={self.seed}, mined from {self.mined_from})"
         )
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """Lists in a folder, memory-mapped."""
-
-    texts: Tensor  # (N, k)
-    images: Tensor  # (M, k')
-    text_image: Tensor | None  # (M,)
-    fingerprint: str
-    mined_from: MinedFrom
-
-
-def _open(folder: Path, count: int | None, verify: bool) -> _Folder:
-    """Lists of either kind; ``count``: texts there must be."""
-    if "problem" in _read_json(folder):
-        return _open_between_files(folder, count, verify)
-    manifest, arrays = read_lists(folder, verify)
-    texts, images, text_image = (
-        torch.from_numpy(arrays[name]) if name in arrays else None for name in ("texts", "images", "text_image")
-    )
-    assert texts is not None and images is not None
-    return _Folder(texts, images, text_image, manifest["data_fingerprint"], _origin_of(manifest))
-
-
-def _open_between_files(folder: Path, count: int | None, verify: bool) -> _Folder:
-    import numpy as np
-
-    from .files import MinedFiles
-
-    mined = MinedFiles.load(folder, checksums=verify)
-    if mined.reverse_indices is None:
-        raise ValueError(f"path must hold lists in both directions (`aoq mine --both`), got {folder} with one")
-    # Copy on write: torch warns of arrays it may not write to. Nothing here writes.
-    names = "indices", "reverse_indices"
-    lists = [torch.from_numpy(np.load(mined.folder / f"{name}.npy", mmap_mode="c")) for name in names]
-    sides = ["anchors", "candidates"]
-    if count == len(mined.indices) != len(mined.reverse_indices):
-        lists.reverse()
-        sides.reverse()
-    described = (mined.problem[side] for side in sides)
-    known = _combine(*((side["dtype"], side["shape"], side["sha256"]) for side in described))
-    return _Folder(lists[0], lists[1], None, known, MinedFrom(embeddings=known))
-
-
-def _origin_of(manifest: dict[str, Any]) -> MinedFrom:
-    """What the manifest of lists that were mined with a run says of it."""
-    return MinedFrom(
-        manifest.get("run"),
-        manifest.get("epoch"),
-        manifest["weights_fingerprint"],
-        manifest.get("embeddings_fingerprint"),
-    )
-
-
-def fingerprint_embeddings(
-    images: Tensor,  # (N, D)
-    texts: Tensor,  # (M, D)
-) -> str:
-    """A hash of embeddings: equal for equal dtypes, shapes and bits, on whatever device and with whatever strides."""
-    return _combine(
-        *(
-            (str(rows.dtype), list(rows.shape), fingerprint_rows(TensorSource(rows), None, {}))
-            for rows in (images, texts)
-        )
-    )
-
-
-def _combine(*sides: tuple[str, list[int], str]) -> str:
-    """dtype, shape and sha256 of images and of texts"""
-    parts = [[dtype.removeprefix("torch."), shape, digest] for dtype, shape, digest in sides]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def read_lists(folder: Path, verify: bool = True) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The manifest of a folder of lists, and its arrays, memory-mapped; refuses what is missing or damaged."""
-    import numpy as np
-
-    manifest = _read_manifest(folder)
-    arrays: dict[str, NDArray[Any]] = {}
-    for name in FILES:
-        if name not in manifest:
-            continue
-        described = manifest[name]
-        path = folder / described["file"]
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; mine again")
-        if verify and (found := hash_file(path)) != described["sha256"]:
-            raise ValueError(
-                f"{path} is not the file its manifest describes "
-                f"(expected sha256 {described['sha256'][:12]}..., got {found[:12]}...); mine again"
-            )
-        try:
-            # Copy on write: torch warns of arrays it may not write to. Nothing here writes.
-            arrays[name] = np.load(path, mmap_mode="c")
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as an array ({error}); mine again") from error
-        _check_array(path, arrays[name], described, name, np)
-    return manifest, arrays
-
-
-def _check_array(path: Path, array: NDArray[Any], described: dict[str, Any], name: str, np: Any) -> None:
-    kind = np.floating if name.endswith("scores") else np.signedinteger
-    if not np.issubdtype(array.dtype, kind) or list(array.shape) != described["shape"]:
-        raise ValueError(
-            f"{path}: expected {kind.__name__} numbers of shape {described['shape']} as in its manifest, "
-            f"got {array.dtype} of shape {list(array.shape)}; mine again"
-        )
-
-
-def _read_json(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"expected a folder with a {MANIFEST} (`aoq mine` writes it), got {folder}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); mine again") from error
-    if not isinstance(manifest, dict):
-        raise ValueError(f"expected an object in {path}, got a {type(manifest).__name__}; mine again")
-    return manifest
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the lists in ``folder``, with every entry that is read later."""
-    path = folder / MANIFEST
-    manifest = _read_json(folder)
-    if "problem" in manifest:
-        raise ValueError(
-            f"expected lists mined with a run (`aoq mine --run`), got lists mined between files in {folder}"
-        )
-    if manifest.get("format") not in range(1, FORMAT + 1):
-        raise ValueError(f"expected format 1 to {FORMAT} in {path}, got {manifest.get('format')}")
-    for name in ("data_fingerprint", "weights_fingerprint"):
-        _require(path, name, manifest.get(name), str)
-    for name, kind in (("run", str), ("epoch", int), ("embeddings_fingerprint", str)):
-        if manifest.get(name) is not None:
-            _require(path, name, manifest[name], kind)
-    for name in FILES:
-        if name in manifest or name in _NEEDED:
-            described = _require(path, name, manifest.get(name), dict)
-            for key, expected in (("file", str), ("sha256", str), ("shape", list)):
-                _require(path, f"{name}.{key}", described.get(key), expected)
-    return manifest
-
-
-def _require(path: Path, name: str, value: Any, kind: type) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        words = {str: "a text", int: "a number", dict: "an object", list: "a list"}
-        raise ValueError(f"expected {words[kind]} as {name} in {path}, got {value!r:.60}; mine again")
-    return value
 
 
 def _group(text_image: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -478,29 +296,6 @@ def _available(name: str, lists: Tensor, top: int, candidates: int, anchor: str,
             f"check the groups it was mined with"
         )
     return count
-
-
-def _mix(state: Tensor) -> Tensor:
-    """int64 -> int64: a step of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), on the bits of two's complement."""
-    state = state + _GOLDEN
-    state = (state ^ _shift(state, 30)) * _FIRST_FACTOR
-    state = (state ^ _shift(state, 27)) * _SECOND_FACTOR
-    return state ^ _shift(state, 31)
-
-
-def _shift(state: Tensor, bits: int) -> Tensor:
-    """To the right, with zeros coming in: torch's own shift repeats the sign."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _draw(state: Tensor, number: int) -> Tensor:
-    """Uniform in [0, 2³²): independent for every ``number``."""
-    return _shift(_mix(state ^ number), 32)
-
-
-def _place(draw: Tensor, count: Tensor) -> Tensor:
-    """Place u of a list of ``count`` < 2³¹, u = draw / 2³²; in integers, so that it never rounds up to ``count``."""
-    return (draw * count) >> 32
 
 
 def _check_indices(name: str, tensor: Tensor, dim: int) -> None:

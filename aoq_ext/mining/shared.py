@@ -67,6 +67,7 @@ class _Part:
 
 
 def make_shared_task(
+    team: Team,
     anchors: Source,  # (N, D), rows of this rank
     candidates: Source,  # (M, D), rows of this rank
     k: int,
@@ -78,7 +79,6 @@ def make_shared_task(
     rules: NegativeRules,
 ) -> SharedTask:
     """As `aoq_ext.mining.task.make_task`; every rank raises where one does."""
-    team = Team()
 
     def describe() -> tuple[_Part, Embeddings, Embeddings]:
         check_numbers(k, k_reverse, rules, anchor_ids)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from aoq_ext.mining import mine_hard_negatives
-from aoq_ext.mining.sampler import OfflineNegativeSampler, fingerprint_embeddings
+from aoq_ext.mining.lists_folder import fingerprint_embeddings
+from aoq_ext.mining.sampler import OfflineNegativeSampler
 from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from aoq_ext.training.config import ConfigError, TrainConfig, mined_at

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from aoq_ext._files import write_atomically, write_bytes_atomically
+from aoq_ext.mining.lists_folder import FILES, FORMAT, MinedFrom, read_lists
 from aoq_ext.mining.manifest import MANIFEST, hash_file
-from aoq_ext.mining.sampler import FILES, FORMAT, MinedFrom, OfflineNegativeSampler, read_lists
+from aoq_ext.mining.sampler import OfflineNegativeSampler
 from aoq_ext.training.config import ConfigError
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ Tiling choose_tiling(const MiningSide& anchors, const MiningSide& candidates, in
   return {.rows = rows,
           .grouped_rows = whole(even, rows),
           .columns = std::clamp(whole(wanted, kTextPanel), kTextPanel, PackedCandidates::kBlock),
-          .rescored_rows = std::max<int64_t>(1, cached / candidates.width)};
+          .rescored_rows = std::max<int64_t>(1, 4 * cached / candidates.width)};
 }
 
 // The rows are used in an order that the hardware does not foresee; memory delivers them faster in their own.
