@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,8 @@ from aoq_ext.mining.files import MinedFiles, mine_to_files
 from aoq_ext.mining.progress import MiningDisplay, count, duration, size
 from aoq_ext.mining.sources import check_sources, open_embeddings, read_integers
 
+_LARGE = 10**9  # bytes of embeddings that take a while to read
+
 
 def mine(parsed: argparse.Namespace) -> int:
     if parsed.threads is not None:
@@ -34,6 +37,9 @@ def mine(parsed: argparse.Namespace) -> int:
                 _print_estimate(parsed, anchors, candidates)
             return 0
         begun = time.perf_counter()
+        amount = sum(source.shape[0] * source.shape[1] * source.dtype.itemsize for source in (anchors, candidates))
+        if leads and amount >= _LARGE:
+            print(f"reading and checking {size(amount)} of embeddings first", file=sys.stderr)
         try:
             with MiningDisplay() if leads else contextlib.nullcontext() as display:
                 show = display.update if display is not None else None
