@@ -360,3 +360,57 @@ def test_a_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "No earlier mining" not in Path(report).read_text()
     assert cli.main([*where, "--authors-layout", str(tmp_path / "off")]) == 1  # two texts an image, not five
     assert "text_image_index must be 5 texts an image" in capsys.readouterr().err
+
+
+def test_a_training_set_by_the_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from test_training_toy import trained
+
+    from aoq_ext.training import OfflineLists
+
+    run = trained(tmp_path, epochs=1)
+    where: Any = ["mine", "--run", str(getattr(run, "folder", run)), "--k-text", "12", "--k-image", "6", "--out"]
+    assert cli.main([*where, str(tmp_path / "all")]) == 0
+    assert cli.main([*where, str(tmp_path / "later"), "--skip", "2", "--k-text", "10", "--k-image", "4"]) == 0
+    everything, later = (OfflineLists.load(tmp_path / name) for name in ("all", "later"))
+    np.testing.assert_array_equal(later.texts, everything.texts[:, 2:])
+    np.testing.assert_array_equal(later.images, everything.images[:, 2:])
+    report = tmp_path / "report.html"
+    rules = ["--margin", "0.05", "--max-score", "0.9", "--repeated-captions", "--report", str(report)]
+    assert cli.main([*where, str(tmp_path / "by rules"), *rules]) == 0
+    page = report.read_text()
+    assert "less 0.05" in page and "at most 0.9" in page and "repeat a caption" not in page
+    scores = OfflineLists.load(tmp_path / "by rules").text_scores
+    assert scores is not None and scores.max() <= 0.9
+
+
+def test_mining_a_training_set_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_training_toy import trained
+
+    from aoq_ext.training import mining
+
+    run = trained(tmp_path, epochs=1)
+    where: Any = ["mine", "--run", str(getattr(run, "folder", run)), "--k-text", "12", "--k-image", "6", "--out"]
+    assert cli.main([*where, str(tmp_path / "undisturbed")]) == 0
+    whole = mining.mine_to_files
+    shards: list[int] = []
+
+    def stopped(*given: Any, **arguments: Any) -> Any:
+        def progress(_: Any) -> None:
+            shards.append(1)
+            if len(shards) == 8:
+                raise KeyboardInterrupt
+
+        return whole(*given, **arguments | {"on_progress": progress, "shard_rows": 8})
+
+    monkeypatch.setattr(mining, "mine_to_files", stopped)
+    out = tmp_path / "stopped"
+    assert cli.main([*where, str(out)]) == 130
+    assert list((out / "unfinished").rglob("*.npy")) and not (out / "manifest.json").exists()
+    assert cli.main([*where, str(out)]) == 0
+    assert len(shards) < 16  # not all of them again
+    assert not (out / "unfinished").exists()
+    for path in (tmp_path / "undisturbed").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    shards.clear()
+    assert cli.main([*where, str(out)]) == 130
+    assert cli.main([*where, str(out), "--k-text", "11"]) == 0  # another problem: what was done is dropped

@@ -502,7 +502,7 @@ def test_files_larger_than_the_limit_stay_below_it(tmp_path: Path) -> None:
             part = array[start : start + 50_000]
             part[:] = generator.standard_normal(part.shape, np.float32)
         array.flush()
-    limit = 320_000_000
+    limit = 250_000_000
     command = [sys.executable, "-c", MEMORY, str(tmp_path), str(limit)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr

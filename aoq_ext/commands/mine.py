@@ -13,10 +13,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _K_TEXT, _K_IMAGE = 300, 60
 
 # Options of one way to mine, which mean nothing to the other; none has a default in the parser.
-_OF_RUNS = ("k_text", "k_image")
+_OF_RUNS = ("k_text", "k_image", "repeated_captions")
 _OF_FILES = (
     "candidates", "k", "k_reverse", "both", "anchor_ids", "candidate_ids", "captions", "text_image_index", "texts",
-    "skip", "margin", "relative_margin", "max_score", "memory_limit", "threads", "dry_run",
+    "dry_run",
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     parser = make_parser(
         "mine",
         "List the hardest negatives: of a training set, as a trained model sees it (--run), or between two files of "
-        "embeddings (--anchors, --candidates). Mining between files that was stopped is continued by the same command.",
+        "embeddings (--anchors, --candidates). Mining that was stopped is continued by the same command.",
     )
     parser.add_argument("--out", type=Path, help="the folder for the lists (offline.lists of a configuration)")
     parser.add_argument("--device", help="where to compute (cpu)")
@@ -32,6 +32,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--data-name", help="NAME of these files: coco (the default), f30k, ...")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page about what was found")
     parser.add_argument("--earlier", type=Path, metavar="DIR", help="lists that the page compares these with")
+    _add_rules(parser)
     _add_run_arguments(parser.add_argument_group("a training set"))
     _add_file_arguments(parser.add_argument_group("between files"))
     parsed = parser.parse_args(argv)
@@ -46,10 +47,25 @@ def run(argv: Sequence[str]) -> int:
     return mine(parsed)
 
 
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip", type=_count, help="leave so many of the hardest out of every list (0)")
+    parser.add_argument("--margin", type=float, help="negatives score at most the best own score less this")
+    parser.add_argument("--relative-margin", type=float, help="the same, as a share of that score's size")
+    parser.add_argument("--max-score", type=float, help="negatives score at most this")
+    parser.add_argument("--memory-limit", type=_amount, metavar="SIZE", help="such as 8GB or 500MB (4.3GB)")
+    parser.add_argument("--threads", type=positive, help="CPU threads of a process")
+
+
 def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--run", type=Path, help="the folder of a training run")
     group.add_argument("--k-text", type=positive, help=f"texts listed for each image ({_K_TEXT})")
     group.add_argument("--k-image", type=positive, help=f"images listed for each text ({_K_IMAGE})")
+    group.add_argument(
+        "--repeated-captions",
+        action="store_true",
+        default=None,
+        help="allow as negatives of an image the texts that repeat a caption of it",
+    )
 
 
 def _add_file_arguments(group: argparse._ArgumentGroup) -> None:
@@ -65,12 +81,6 @@ def _add_file_arguments(group: argparse._ArgumentGroup) -> None:
         "--captions", type=Path, metavar="FILE", help="one text a line: those that repeat an own one are no negatives"
     )
     group.add_argument("--texts", choices=("anchors", "candidates"), help="which side is the texts (candidates)")
-    group.add_argument("--skip", type=_count, help="leave so many of the hardest out of every list (0)")
-    group.add_argument("--margin", type=float, help="negatives score at most the best own score less this")
-    group.add_argument("--relative-margin", type=float, help="the same, as a share of that score's size")
-    group.add_argument("--max-score", type=float, help="negatives score at most this")
-    group.add_argument("--memory-limit", type=_amount, metavar="SIZE", help="such as 8GB or 500MB (4.3GB)")
-    group.add_argument("--threads", type=positive, help="CPU threads of a process")
     group.add_argument("--dry-run", action="store_true", default=None, help="say what would be done, and write nothing")
 
 

@@ -28,6 +28,8 @@ _RULES = {
     "max_score": "negatives score at most {}",
 }
 
+_REPEATED = "Texts that repeat a caption of an image are none of its negatives, nor is it one of theirs."
+
 
 def report_on_files(
     path: Path,
@@ -52,12 +54,11 @@ def report_on_files(
     assert of_images is not None
     own = None if positive is None else [scores.numpy() for scores in (positive[::-1] if swapped else positive)]
     before = (None, None) if earlier is None else _earlier(earlier, swapped)
-    rules = [text.format(arguments[name]) for name, text in _RULES.items() if arguments.get(name)]
-    excluded = [f"By the rules, {rule}." for rule in rules]
+    excluded = _by_the_rules(arguments)
     if own is not None:
         excluded.append("What has the anchor's id is none of its negatives.")
     if arguments.get("anchor_labels") is not None:
-        excluded.append("Texts that repeat a caption of an image are none of its negatives, nor is it one of theirs.")
+        excluded.append(_REPEATED)
     data = MinedReportData(
         title=f"Hard negatives of {mined.folder.name}",
         texts=of_images,
@@ -80,7 +81,14 @@ def report_on_files(
     write_mining_report(data, path)
 
 
-def report_on_run(path: Path, loaded: LoadedRun, lists: OfflineLists, earlier: Path | None, seconds: float) -> None:
+def report_on_run(
+    path: Path,
+    loaded: LoadedRun,
+    lists: OfflineLists,
+    rules: dict[str, Any],  # `MiningOptions` by name
+    earlier: Path | None,
+    seconds: float,
+) -> None:
     from aoq_ext.training.pairs import load_split
 
     data = load_split(loaded.config.data, loaded.config.data.train_split)
@@ -91,6 +99,9 @@ def report_on_run(path: Path, loaded: LoadedRun, lists: OfflineLists, earlier: P
     of_images, of_texts = _lists(lists.texts, lists.text_scores), _lists(lists.images, lists.image_scores)
     assert of_images is not None
     pixels = data.images.dtype.name == "uint8" and data.images.ndim == 4
+    excluded = ["Images of one group, and their captions, are none of each other's negatives.", *_by_the_rules(rules)]
+    if not rules["repeated_captions"]:
+        excluded.append(_REPEATED)
     page = MinedReportData(
         title=f"Hard negatives of {data.name}",
         texts=of_images,
@@ -105,7 +116,7 @@ def report_on_run(path: Path, loaded: LoadedRun, lists: OfflineLists, earlier: P
         earlier=before[0],
         earlier_images=before[1],
         seconds={"mining": seconds},
-        excluded=["Images of one group, and their captions, are none of each other's negatives."],
+        excluded=excluded,
         facts={
             "model": f"{loaded.folder}, the {loaded.which} weights, of epoch {loaded.epoch}",
             "scores": f"{len(images) * len(texts):,}, all of them, exactly",
@@ -113,6 +124,15 @@ def report_on_run(path: Path, loaded: LoadedRun, lists: OfflineLists, earlier: P
         date=datetime.date.today().isoformat(),
     )
     write_mining_report(page, path)
+
+
+def _by_the_rules(given: dict[str, Any]) -> list[str]:
+    rules = [
+        text.format(given[name])
+        for name, text in _RULES.items()
+        if given.get(name) is not None and (name != "skip" or given[name])
+    ]
+    return [f"By the rules, {rule}." for rule in rules]
 
 
 def _embeddings(rows: Tensor, ids: Tensor) -> Embeddings:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._embeddings import check_finite
 from .side import Ragged, Side
 
-_CHECKED_BYTES = 1 << 28
+_CHECKED_BYTES = 1 << 25
 
 
 class Source(Protocol):

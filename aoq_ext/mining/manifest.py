@@ -24,6 +24,10 @@ FORMAT = 1
 _HASHED_BYTES = 1 << 25
 
 
+class OtherProblem(ValueError):
+    """A folder holds the work of another mining."""
+
+
 @dataclass
 class Manifest:
     """The content of ``manifest.json``."""
@@ -70,7 +74,7 @@ class Manifest:
         """Refuse to go on with another problem than the folder's."""
         for name in problem:
             if self.problem.get(name) != problem[name]:
-                raise ValueError(
+                raise OtherProblem(
                     f"{name}: {folder} holds lists mined with {_short(self.problem.get(name))}, "
                     f"got {_short(problem[name])}; mine into another folder"
                 )

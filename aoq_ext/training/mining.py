@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from aoq_ext.mining import mine_hard_negatives
+from aoq_ext.mining import caption_labels, mine_hard_negatives, mine_to_files
 from aoq_ext.mining.lists_folder import fingerprint_embeddings
+from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.mining.sampler import OfflineNegativeSampler
 from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
@@ -24,21 +30,43 @@ from aoq_ext.training.progress import TrainingProgress
 from aoq_ext.training.run import RunFiles
 
 
-def mine_run(run: str | Path | LoadedRun, k_text: int = 300, k_image: int = 60, scores: bool = False) -> OfflineLists:
+@dataclass(frozen=True)
+class MiningOptions:
+    """What may be a negative, and how the work is done; as the arguments of `aoq_ext.mining.mine_to_files`."""
+
+    repeated_captions: bool = False  # whether a text that repeats a caption of an image may be its negative
+    skip: int = 0
+    margin: float | None = None
+    relative_margin: float | None = None
+    max_score: float | None = None
+    memory_limit: int | None = None
+    work: Path | None = None  # a folder that keeps what was done if the process is stopped; removed in the end
+    on_progress: Callable[[MiningProgress], None] | None = None
+
+
+def mine_run(
+    run: str | Path | LoadedRun,
+    k_text: int = 300,
+    k_image: int = 60,
+    scores: bool = False,
+    options: MiningOptions | None = None,
+) -> OfflineLists:
     """The hardest negatives of the training set, both ways, as a run's best weights see it.
 
-    Images of one group, and the captions of those images, are never each other's negatives.
+    Images of one group, and the captions of those images, are never each other's negatives; nor is, unless the options
+    allow it, a text that repeats a caption of an image.
 
     Args:
         run: a run's folder, or the run itself.
         k_text: texts listed for each image; lists longer than the data set allows are cut to it.
         k_image: images listed for each text.
         scores: keep the scores as well.
+        options: further rules, and where the work is kept.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     data = load_split(loaded.config.data, loaded.config.data.train_split)
     pairs = EncodedPairs(data, loaded.vocabulary)
-    return mine_model(loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch)
+    return mine_model(loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch, options)
 
 
 def mine_model(
@@ -49,31 +77,53 @@ def mine_model(
     scores: bool = False,
     run: str | None = None,
     epoch: int | None = None,
+    options: MiningOptions | None = None,
 ) -> OfflineLists:
     """See `mine_run`; ``run`` and ``epoch`` say in the lists where the weights come from."""
     data = pairs.data
     images = embed_images(model, data.images)  # (N, D)
     texts = embed_texts(model, pairs.tokens, pairs.lengths)  # (M, D)
-    image_groups = torch.from_numpy(data.group_ids).to(images.device)  # (N,)
-    text_groups = image_groups[torch.from_numpy(data.caption_image).to(images.device)]  # (M,)
-    k_text, k_image = min(k_text, len(texts)), min(k_image, len(images))
-    hard_texts = mine_hard_negatives(
-        images, texts, k_text, image_groups, text_groups, direction="both", k_reverse=k_image
-    )
-    hard_images = hard_texts.reverse
-    assert hard_images is not None
+    found = _mine(pairs, images, texts, min(k_text, len(texts)), min(k_image, len(images)), options or MiningOptions())
     return OfflineLists(
-        texts=hard_texts.indices.to("cpu", torch.int32).numpy(),
-        images=hard_images.indices.to("cpu", torch.int32).numpy(),
+        texts=found[0].astype(np.int32, copy=False),
+        images=found[2].astype(np.int32, copy=False),
         data_fingerprint=fingerprint_data(data),
         weights_fingerprint=fingerprint_weights(model.state_dict()),
-        text_scores=hard_texts.scores.cpu().numpy() if scores else None,
-        image_scores=hard_images.scores.cpu().numpy() if scores else None,
+        text_scores=found[1] if scores else None,
+        image_scores=found[3] if scores else None,
         text_image=pairs.caption_image,
         embeddings_fingerprint=fingerprint_embeddings(images, texts),
         run=run,
         epoch=epoch,
     )
+
+
+def _mine(
+    pairs: EncodedPairs, images: Tensor, texts: Tensor, k_text: int, k_image: int, options: MiningOptions
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Texts (N, k_text) of each image, their scores, images (M, k_image) of each text, their scores."""
+    text_image = torch.from_numpy(pairs.caption_image)
+    image_groups = torch.from_numpy(pairs.data.group_ids)  # (N,)
+    arguments: dict[str, Any] = {
+        name: getattr(options, name) for name in ("skip", "margin", "relative_margin", "max_score", "memory_limit")
+    }
+    if not options.repeated_captions:
+        labels = caption_labels(pairs.data.captions, text_image, len(images))
+        arguments["candidate_labels"], arguments["anchor_labels"] = labels
+    groups = image_groups, image_groups[text_image]
+    if options.work is None:
+        found = mine_hard_negatives(
+            images, texts, k_text, *groups, direction="both", k_reverse=k_image, device=images.device, **arguments
+        )
+        assert found.reverse is not None
+        lists = (found.indices, found.scores, found.reverse.indices, found.reverse.scores)
+        return tuple(part.cpu().numpy() for part in lists)  # type: ignore[return-value]
+    mined = mine_to_files(
+        images, texts, options.work, k_text, *groups, direction="both", k_reverse=k_image,
+        on_progress=options.on_progress, **arguments,
+    )  # fmt: skip
+    assert mined.reverse_indices is not None and mined.reverse_scores is not None
+    return mined.indices, mined.scores, mined.reverse_indices, mined.reverse_scores
 
 
 class RunNegatives:
