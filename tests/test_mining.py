@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -106,6 +107,21 @@ def test_float64_oracle_without_a_defined_order(dtype):
     assert torch.allclose(result.scores.double(), truth.gather(1, result.indices), rtol=2**-23, atol=0)
     kth = truth.topk(101).values
     assert (truth.gather(1, result.indices).amin(dim=1) >= kth[:, 99] - 2**-24).all()
+
+
+def test_faiss_finds_the_same():
+    """An independent search agrees wherever float32 tells two scores apart."""
+    anchors, candidates = unit_rows(50, 64, 33), unit_rows(4000, 64, 34)
+    index = faiss.IndexFlatIP(64)
+    index.add(candidates.numpy())
+    scores, indices = (torch.from_numpy(part) for part in index.search(anchors.numpy(), 101))
+    result = mine_hard_negatives(anchors, candidates, 100)
+    torch.testing.assert_close(result.scores, scores[:, :100], rtol=0, atol=1e-6)
+    clear = (scores[:, :100] - scores[:, 1:] > 1e-6) & torch.nn.functional.pad(
+        scores[:, :99] - scores[:, 1:100] > 1e-6, (1, 0), value=True
+    )
+    assert clear.float().mean() > 0.9
+    assert torch.equal(result.indices[clear], indices[:, :100][clear])
 
 
 @pytest.mark.parametrize("groups", [1, 2, 7, 40, 10_000])
