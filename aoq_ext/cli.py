@@ -1,4 +1,4 @@
-"""The command line: ``aoq train | mine | eval | demo | doctor``.
+"""The command line: ``aoq train | mine | eval | data | demo | doctor``.
 
 Each command imports what it needs only when it is called, so that ``aoq doctor`` runs where training cannot.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aoq_ext._version import __version__
-from aoq_ext.commands import evaluate, mine
+from aoq_ext.commands import data, evaluate, mine
 from aoq_ext.commands.parsing import UsageError, make_parser
 
 _USAGE_ERROR = 2  # the exit status argparse uses
@@ -109,6 +109,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a model from a configuration file", _train),
     "mine": ("list the hardest negatives of a training set, or between files", mine.run),
     "eval": ("measure a trained model on a split", evaluate.run),
+    "data": ("check a data set in one of the formats of the field", data.run),
     "demo": ("do all of it on the bundled data and write a report", _demo),
     "doctor": ("say what is installed, what runs, and what is wrong", _doctor),
 }

@@ -1,17 +1,32 @@
-"""Image-text data: the bundled emoji set, the type that every loader returns, and a word-level vocabulary."""
+"""Image-text data: the bundled emoji set, the formats of the field, the type that loaders return, and vocabularies."""
 
 from aoq_ext._files import write_atomically, write_bytes_atomically
+from aoq_ext.data.captions import read_captions
 from aoq_ext.data.emoji_set import SPLITS as EMOJI_SPLITS
-from aoq_ext.data.emoji_set import DataError, load_emoji
+from aoq_ext.data.emoji_set import load_emoji
+from aoq_ext.data.errors import DataError
+from aoq_ext.data.image_rows import ImageRows, fingerprint_images, hash_images
 from aoq_ext.data.image_text import ImageTextData
+from aoq_ext.data.karpathy import load_karpathy
+from aoq_ext.data.pictures import Pictures
+from aoq_ext.data.precomputed import load_precomputed
+from aoq_ext.data.released_vocabulary import read_vocabulary
 from aoq_ext.data.vocabulary import Vocabulary, tokenize
 
 __all__ = [
     "EMOJI_SPLITS",
     "DataError",
+    "ImageRows",
     "ImageTextData",
+    "Pictures",
     "Vocabulary",
+    "fingerprint_images",
+    "hash_images",
     "load_emoji",
+    "load_karpathy",
+    "load_precomputed",
+    "read_captions",
+    "read_vocabulary",
     "tokenize",
     "write_atomically",
     "write_bytes_atomically",

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_text import ImageTextData
 
 EMOJI_ROOT = Path(__file__).parent / "emoji"
@@ -41,10 +42,6 @@ SPLITS = ("train", "val", "test", "test_noto", "test_twemoji", "test_fluent", "t
 ARCHIVE = "emoji.zip"
 CHECKSUMS = "SHA256SUMS"
 _CURE = "reinstall aoq_ext, or make the file again with tools/build_emoji_data.py"
-
-
-class DataError(OSError):
-    """A data file is missing, damaged, or not what its checksum says."""
 
 
 def load_emoji(split: str = "train", root: str | Path | None = None) -> ImageTextData:

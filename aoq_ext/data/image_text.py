@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
+
+from aoq_ext.data.image_rows import select_rows
 
 
 @dataclass(frozen=True)
 class ImageTextData:
     """N images and the M captions that describe them.
 
-    ``images`` may be any array with one row per image: pixels, or precomputed features of shape (N, regions, D).
+    ``images`` may be any array with one row per image: pixels, or precomputed features of shape (N, regions, D). It may
+    be a memory map, or an `ImageRows` that makes its rows when they are asked for.
     ``caption_image`` is sorted, so the captions of an image are neighbours. Images with equal ``group_ids`` show the
     same thing and are never each other's negatives.
     """
@@ -56,7 +60,8 @@ class ImageTextData:
     def subset(self, image_indices: Sequence[int] | np.ndarray, name: str | None = None) -> ImageTextData:
         """The given images, in the given order, with their captions.
 
-        Every index must be in [0, N) and occur once. Group ids keep their values.
+        Every index must be in [0, N) and occur once. Group ids keep their values. Images that are not in memory stay
+        where they are.
         """
         chosen = np.asarray(image_indices, dtype=np.int64).reshape(-1)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
@@ -65,7 +70,7 @@ class ImageTextData:
             raise ValueError("image_indices: expected every index at most once")
         captions = [self.captions_of(int(index)) for index in chosen]
         return ImageTextData(
-            images=self.images[chosen],
+            images=cast(np.ndarray, select_rows(self.images, chosen)),
             captions=[caption for group in captions for caption in group],
             caption_image=np.repeat(np.arange(len(chosen)), [len(group) for group in captions]).astype(np.int64),
             group_ids=self.group_ids[chosen],

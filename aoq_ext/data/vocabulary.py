@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ _BYTES_REPR = re.compile(r"""\s*b(['"]).*\1\s*""", re.DOTALL)
 _FORMAT = "aoq_ext.vocabulary/1"
 
 
+def is_bytes_literal(text: str) -> bool:
+    """Whether ``text`` is what Python prints for ``bytes``: ``"b'a cat'"``."""
+    return _BYTES_REPR.fullmatch(text) is not None
+
+
 def tokenize(caption: str) -> list[str]:
     """The lower-case words of a caption: ``"T-shirt, blue"`` gives ``["t", "shirt", "blue"]``.
 
@@ -29,7 +35,7 @@ def tokenize(caption: str) -> list[str]:
     """
     if not isinstance(caption, str):
         raise TypeError(f"captions: expected str, got {type(caption).__name__}: {caption!r:.60}; decode it first")
-    if _BYTES_REPR.fullmatch(caption):
+    if is_bytes_literal(caption):
         raise ValueError(
             f"captions: {caption!r:.60} is the printed form of a bytes object, not text; "
             'read the file with open(path, encoding="utf-8") or decode the bytes'
@@ -76,11 +82,16 @@ class Vocabulary:
         if isinstance(captions, (str, bytes)):
             raise TypeError(f"captions: expected a list of captions, got one {type(captions).__name__}")
         start, end, unknown = (self._index[token] for token in (START, END, UNKNOWN))
-        rows = [[start, *(self._index.get(word, unknown) for word in tokenize(c)), end] for c in captions]
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        longest = max((len(row) for row in rows), default=0)
-        padded = [row + [0] * (longest - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest), lengths
+        flat, counts = array("q"), []  # COCO has 566,000 captions: lists of lists of them would take gigabytes
+        for caption in captions:
+            row = [start, *(self._index.get(word, unknown) for word in tokenize(caption)), end]
+            flat.extend(row)
+            counts.append(len(row))
+        lengths = torch.tensor(counts, dtype=torch.int64)
+        tokens = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int64)
+        if counts:
+            tokens[torch.arange(tokens.shape[1]) < lengths[:, None]] = torch.frombuffer(flat, dtype=torch.int64)
+        return tokens, lengths
 
     def decode(self, tokens: Sequence[int] | Tensor) -> str:
         """The words of one row of tokens, without padding, start and end."""

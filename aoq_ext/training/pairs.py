@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aoq_ext.data import ImageTextData
+from aoq_ext.data import ImageRows, ImageTextData
 from aoq_ext.training.batches import CaptionsOfImages, Indices
 from aoq_ext.training.components import find
 from aoq_ext.training.config import ConfigError, DataConfig
@@ -24,7 +24,7 @@ def load_split(config: DataConfig, split: str) -> ImageTextData:
     source = f"data.loader: {config.loader}({split!r})"
     if not isinstance(data, ImageTextData):
         raise ConfigError(f"{source}: expected an aoq_ext.data.ImageTextData, got {type(data).__name__}")
-    if not isinstance(data.images, np.ndarray) or data.images.dtype not in (np.uint8, np.float32):
+    if not isinstance(data.images, ImageRows) or data.images.dtype not in (np.uint8, np.float32):
         got = getattr(data.images, "dtype", None)
         raise ConfigError(
             f"{source}: expected images as a numpy array of uint8 or float32, "
@@ -50,7 +50,7 @@ class EncodedPairs:
         self.captions = CaptionsOfImages(self.caption_image, len(data.images))
 
     def images_at(self, index: Indices, device: torch.device) -> Tensor:
-        """index: (P,) -> (P, ...)"""
+        """index: (P,) -> (P, ...), read or decoded where they are not in memory"""
         return torch.from_numpy(self.data.images[index]).to(device, non_blocking=True)
 
     def tokens_at(self, index: Indices, device: torch.device) -> tuple[Tensor, Tensor]:

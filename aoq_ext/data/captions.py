@@ -1,0 +1,46 @@
+"""Files of captions, one a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from aoq_ext.data.errors import DataError
+from aoq_ext.data.vocabulary import is_bytes_literal
+
+UTF8_CURE = "write it again as UTF-8, for example with `iconv -f latin1 -t utf-8`"
+LITERAL_CURE = (
+    "write it again from text: open it with open(path, encoding='utf-8'), and give every line that is a literal "
+    "through ast.literal_eval(line).decode('utf-8')"
+)
+
+
+def caption_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """The numbers (from 1) and the bytes of the lines; only a newline ends one: a caption may hold other separators.
+
+    White space around a caption is no part of it. An empty line is a caption too: without it the rest would shift.
+    """
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
+
+
+def read_captions(path: str | Path) -> list[str]:
+    """The captions in a file, which must be UTF-8 text, one a line; DataError otherwise."""
+    captions = []
+    try:
+        for number, line in caption_lines(path):
+            caption = line.decode("utf-8")
+            if is_bytes_literal(caption):
+                raise DataError(
+                    f"{path}, line {number}: expected text, got the printed form of a bytes object, {caption:.60}, "
+                    f'which would put the word "b" in front of every caption; {LITERAL_CURE}'
+                )
+            captions.append(caption)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: expected a file with one caption a line, got no such file; take it from the same release"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {number}: expected UTF-8, got {line[:60]!r} ({error}); {UTF8_CURE}") from error
+    return captions

@@ -1,0 +1,87 @@
+"""Vocabularies as the SCAN and VSE++ releases have them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aoq_ext.data.errors import DataError
+from aoq_ext.data.vocabulary import SPECIAL_TOKENS, Vocabulary
+
+_PICKLE_ENDINGS = (".pkl", ".pickle", ".pck")
+_MOST_BYTES_WORDS = 0.01  # a few words may well begin with b'; with captions read as bytes it is many
+_BUILD_CURE = "build one from the captions with Vocabulary.build(captions, min_count=4).save(path)"
+
+
+def read_vocabulary(path: str | Path) -> Vocabulary:
+    """The vocabulary in a JSON file, its words in the order of their numbers.
+
+    Read are the releases' ``{"word2idx": {word: number}, ...}``, plain ``{word: number}``, a list of words in order,
+    and what `Vocabulary.save` wrote. The special tokens come first, as in all of these, or not at all. Releases split
+    captions with NLTK, this package at everything that is no letter and no digit: words such as "'s" are never met.
+
+    DataError for anything else. Pickled vocabularies are refused, since unpickling runs whatever code the file holds.
+    """
+    path = Path(path)
+    content = _content(path)
+    if isinstance(content, dict) and "format" in content and "words" in content:
+        return Vocabulary.load(path)
+    if isinstance(content, dict) and isinstance(content.get("word2idx"), dict):
+        content = content["word2idx"]
+    if isinstance(content, dict) and content and all(_is_number(number) for number in content.values()):
+        words = sorted(content, key=content.__getitem__)
+        if sorted(content.values()) != list(range(len(words))):
+            raise DataError(
+                f"{path}: expected the numbers 0 to {len(words) - 1}, each once, got {min(content.values())} to "
+                f"{max(content.values())} for {len(words)} words; {_BUILD_CURE}"
+            )
+    elif isinstance(content, list) and all(isinstance(word, str) for word in content):
+        words = content
+    else:
+        raise DataError(
+            f"{path}: expected {{word: number}}, {{'word2idx': {{word: number}}}} or a list of words, got other JSON; "
+            f"{_BUILD_CURE}"
+        )
+    return _from_words(path, words)
+
+
+def _content(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: expected a vocabulary as JSON, got no such file; {_BUILD_CURE}") from error
+    if path.suffix in _PICKLE_ENDINGS or data[:1] == b"\x80":
+        raise DataError(
+            f"{path}: expected a vocabulary as JSON, got a pickle, which is not read because it can run any code; "
+            f"{_BUILD_CURE}, or, where you trust the file, write json.dump(vocabulary.word2idx, file) in the code that "
+            f"made it"
+        )
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{path}: expected a vocabulary as JSON, got {error}; {_BUILD_CURE}") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _from_words(path: Path, words: list[str]) -> Vocabulary:
+    count = len(SPECIAL_TOKENS)
+    own = words[count:] if tuple(words[:count]) == SPECIAL_TOKENS else words
+    if misplaced := [word for word in own if word in SPECIAL_TOKENS]:
+        raise DataError(
+            f"{path}: expected {', '.join(SPECIAL_TOKENS)} as the first words, in this order, or none of them, got "
+            f"{misplaced[0]} as number {words.index(misplaced[0])}; {_BUILD_CURE}"
+        )
+    printed = [word for word in own if word.startswith(("b'", 'b"'))]
+    if len(printed) > _MOST_BYTES_WORDS * len(own):
+        raise DataError(
+            f"{path}: expected words, got {len(printed)} that begin like printed bytes, such as {printed[0]}: it was "
+            f"built from captions that were read as bytes; {_BUILD_CURE}"
+        )
+    try:
+        return Vocabulary(own)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; {_BUILD_CURE}") from error

@@ -1,0 +1,139 @@
+"""Check a Karpathy-split JSON file and its pictures."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from aoq_ext.data.errors import DataError
+from aoq_ext.data.image_rows import sampled_rows
+from aoq_ext.data.karpathy import CAPTIONS_PER_IMAGE, Entry, find_json, find_pictures, missing_pictures, read_entries
+from aoq_ext.data.pictures import open_picture
+from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
+from aoq_ext.data.verify.text import check_captions, check_coverage, open_vocabulary, unknown_splits
+
+_SAMPLED_PICTURES = 100
+_DECODED_AT_ONCE = 256
+_MOST_THREADS = 8
+_MOST_NAMED = 3
+
+
+def verify_karpathy(
+    path: Path,
+    splits: Sequence[str] | None,
+    vocabulary: str | Path | None,
+    pictures: str | Path | None,
+    quick: bool,
+    progress: Progress,
+) -> VerifyReport:
+    report = VerifyReport(str(path), "karpathy")
+    folder = path.parent if path.is_file() else path
+    try:
+        file = path if path.is_file() else find_json(path)
+        entries = read_entries(file)
+    except DataError as error:
+        report.findings.append(Finding.of_error(error, path.name, "json"))
+        return report
+    found = sorted({entry.split for entry in entries})
+    unknown_splits(splits, found)
+    _check_unique(report, file, entries)
+    words = open_vocabulary(report, folder, vocabulary)
+    for split in splits or found:
+        chosen = [entry for entry in entries if entry.split == split]
+        captions = [caption for entry in chosen for caption in entry.captions]
+        summary = SplitSummary(split, len(chosen), len(captions), dtype="uint8", layout=_layout(chosen))
+        report.splits.append(summary)
+        images = np.repeat(np.arange(len(chosen)), [len(entry.captions) for entry in chosen])
+        seen = check_captions(report, split, captions, images, "sentence")
+        if words is not None:
+            check_coverage(report, split, seen, words)
+        _check_counts(report, split, chosen)
+        where = _picture_folder(report, split, chosen, folder, file, pictures)
+        if where is not None:
+            _check_pictures(report, split, chosen, where, quick, progress)
+    return report
+
+
+def _layout(entries: list[Entry]) -> str:
+    counts = [len(entry.captions) for entry in entries]
+    low, high = min(counts), max(counts)
+    return f"{low} captions each" if low == high else f"{low} to {high} captions each"
+
+
+def _check_counts(report: VerifyReport, split: str, entries: list[Entry]) -> None:
+    few = [entry for entry in entries if len(entry.captions) < CAPTIONS_PER_IMAGE]
+    if few:
+        got = f"{counted(len(few), 'image')} with fewer, such as {few[0].path} with {len(few[0].captions)}"
+        cure = "pass captions_per_image=None to load_karpathy, and remove images without any"
+        expected = f"at least {CAPTIONS_PER_IMAGE} captions for each image"
+        report.add(split, "captions-per-image", expected, got, cure, len(few))
+
+
+def _check_unique(report: VerifyReport, file: Path, entries: list[Entry]) -> None:
+    times = Counter(entry.path for entry in entries)
+    repeated = [path for path, count in times.items() if count > 1]
+    if repeated:
+        split = {path: sorted({entry.split for entry in entries if entry.path == path}) for path in repeated[:1]}
+        got = f"{counted(len(repeated), 'picture')} listed more often, such as {repeated[0]} in {split[repeated[0]]}"
+        cure = "remove all entries of a picture but one"
+        report.add(file.name, "pictures-repeated", "each picture once, in one split", got, cure, len(repeated))
+
+
+def _picture_folder(
+    report: VerifyReport, split: str, entries: list[Entry], root: Path, file: Path, given: str | Path | None
+) -> Path | None:
+    paths = [entry.path for entry in entries]
+    try:
+        return find_pictures(root, file, paths, given)
+    except DataError as error:
+        cure = (
+            "unpack the pictures beside the JSON file, with the folders (train2014, val2014) that it names, or name "
+            "their folder with --pictures"
+        )
+        got = Finding.of_error(error, split, "").got
+        report.add(split, "pictures-missing", f"a folder with {paths[0]}", got, cure, len(paths))
+        return None
+
+
+def _check_pictures(
+    report: VerifyReport, split: str, entries: list[Entry], folder: Path, quick: bool, progress: Progress
+) -> None:
+    paths = [entry.path for entry in entries]
+    missing = missing_pictures(folder, paths)
+    if missing:
+        got = f"{counted(len(missing), 'picture')} missing in {folder}, such as {', '.join(missing[:_MOST_NAMED])}"
+        report.add(
+            split, "pictures-missing", "a picture for every image", got, "download or unpack them again", len(missing)
+        )
+    gone = set(missing)
+    there = [path for path in paths if path not in gone]
+    if quick:
+        there = [there[row] for row in sampled_rows(len(there), _SAMPLED_PICTURES)]
+        report.notes.append(f"{split}: {counted(len(there), 'picture')} were decoded (quick)")
+    damaged = _damaged(folder, there, progress, f"decoding {split}")
+    if damaged:
+        got = f"{counted(len(damaged), 'picture')} that cannot be decoded, such as {', '.join(damaged[:_MOST_NAMED])}"
+        cure = "download them again"
+        report.add(split, "pictures-damaged", "pictures that Pillow can decode", got, cure, len(damaged))
+
+
+def _damaged(folder: Path, paths: list[str], progress: Progress, label: str) -> list[str]:
+    def broken(path: str) -> bool:
+        try:
+            open_picture(str(folder / path))
+        except DataError:
+            return True
+        return False
+
+    damaged = []
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        for first in range(0, len(paths), _DECODED_AT_ONCE):
+            part = paths[first : first + _DECODED_AT_ONCE]
+            damaged += [path for path, bad in zip(part, pool.map(broken, part)) if bad]
+            progress(label, first + len(part), len(paths))
+    return damaged

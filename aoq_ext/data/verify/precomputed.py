@@ -1,0 +1,138 @@
+"""Check a folder of features extracted beforehand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aoq_ext.data.captions import caption_lines
+from aoq_ext.data.errors import DataError
+from aoq_ext.data.precomputed import CAPTIONS, CAPTIONS_PER_IMAGE, FEATURES, IDS, is_repeated, open_array, splits_in
+from aoq_ext.data.verify.features import count_features, report_features
+from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
+from aoq_ext.data.verify.text import check_captions, check_coverage, decoded_captions, open_vocabulary, unknown_splits
+
+_CONVERT = "convert it with the script in docs/data.md"
+_EVALUATED = ("dev", "test", "testall")
+
+
+def verify_precomputed(
+    path: Path, splits: Sequence[str] | None, vocabulary: str | Path | None, quick: bool, progress: Progress
+) -> VerifyReport:
+    report = VerifyReport(str(path), "precomputed")
+    found = splits_in(path)
+    unknown_splits(splits, found)
+    if not found:
+        report.add(str(path), "no-splits", f"files such as train{FEATURES}", "none", "name the folder that has them")
+    words = open_vocabulary(report, path, vocabulary)
+    for split in splits or found:
+        summary = SplitSummary(split)
+        report.splits.append(summary)
+        seen = _check_split_captions(report, path, summary)
+        if words is not None and seen:
+            check_coverage(report, split, seen, words)
+        _check_split_features(report, path, summary, quick, progress)
+        _check_ids(report, path, summary)
+    _compare_shapes(report)
+    _compare_ids(report, path)
+    return report
+
+
+def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSummary) -> Counter[str]:
+    path = folder / f"{summary.name}{CAPTIONS}"
+    if not path.is_file():
+        report.add(path.name, "missing-file", "a caption a line", "no such file", "copy it from the same release")
+        return Counter()
+    captions = decoded_captions(report, path)
+    summary.captions = len(captions)
+    images = np.arange(len(captions), dtype=np.int64) // CAPTIONS_PER_IMAGE
+    return check_captions(report, path.name, captions, images, "line")
+
+
+def _check_split_features(
+    report: VerifyReport, folder: Path, summary: SplitSummary, quick: bool, progress: Progress
+) -> None:
+    path = folder / f"{summary.name}{FEATURES}"
+    try:
+        features = open_array(path)
+    except DataError as error:
+        report.findings.append(Finding.of_error(error, path.name, "features-file"))
+        return
+    summary.dtype, summary.shape = str(features.dtype), features.shape[1:]
+    if features.dtype != np.float32:
+        report.add(path.name, "features-dtype", "float32", str(features.dtype), _CONVERT)
+    if features.ndim not in (2, 3):
+        shape = "(N, regions, D) or (N, D)"
+        report.add(path.name, "features-shape", shape, str(features.shape), _CONVERT)
+        return
+    repeats = _layout(report, path.name, summary, len(features))
+    if features.dtype.kind == "f":
+        label = f"reading {path.name}"
+        report_features(report, path.name, count_features(features, repeats, quick, progress, label), repeats)
+        if quick:
+            report.notes.append(f"{path.name}: a sample of the rows was read (quick)")
+
+
+def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int) -> int:
+    """How many rows an image has; fills in the number of images."""
+    summary.images = rows
+    if summary.captions is None:
+        return 1
+    repeated = is_repeated(rows, summary.captions)
+    if repeated is None:
+        expected = (
+            f"{summary.captions / CAPTIONS_PER_IMAGE:g} rows, one for {CAPTIONS_PER_IMAGE} captions each, or "
+            f"{summary.captions}, one a caption"
+        )
+        cure = (
+            "take captions and features of the same release; look for an empty line at the end of the captions; for "
+            "another number of captions an image, pass captions_per_image to load_precomputed"
+        )
+        report.add(where, "captions-per-image", expected, str(rows), cure)
+        summary.images = None  # nobody knows
+        return 1
+    summary.layout = f"each image {CAPTIONS_PER_IMAGE} times" if repeated else "one row an image"
+    if not repeated:
+        return 1
+    summary.images = rows // CAPTIONS_PER_IMAGE
+    return CAPTIONS_PER_IMAGE
+
+
+def _check_ids(report: VerifyReport, folder: Path, summary: SplitSummary) -> None:
+    path = folder / f"{summary.name}{IDS}"
+    if not path.is_file() or summary.images is None or summary.captions is None:
+        return
+    count = sum(1 for _ in caption_lines(path))
+    if count not in (summary.images, summary.captions):
+        expected = f"{summary.images} lines, one an image, or {summary.captions}, one a caption"
+        report.add(path.name, "ids", expected, str(count), "take the file of the same release, or remove it")
+
+
+def _compare_shapes(report: VerifyReport) -> None:
+    shapes = {summary.shape for summary in report.splits if summary.shape is not None}
+    if len(shapes) > 1:
+        got = ", ".join(f"{summary.name} {summary.shape}" for summary in report.splits if summary.shape is not None)
+        cure = "take all splits from one release: a model reads one shape"
+        report.add("all splits", "shapes-differ", "the same shape in all splits", got, cure)
+
+
+def _compare_ids(report: VerifyReport, folder: Path) -> None:
+    """Training images must not be evaluated on; that test is the first part of testall is as it should be.
+
+    Ids that merely number the images of each split say nothing about this.
+    """
+    ids = {
+        summary.name: {line for _, line in caption_lines(path)}
+        for summary in report.splits
+        if (path := folder / f"{summary.name}{IDS}").is_file()
+    }
+    if ids.get("train") == {str(number).encode() for number in range(len(ids.get("train", ())))}:
+        return
+    for split in _EVALUATED:
+        if shared := ids.get("train", set()) & ids.get(split, set()):
+            got = f"{counted(len(shared), 'id')} in both, such as {sorted(shared)[0].decode('utf-8', 'replace')}"
+            cure = "take them out of train, or take all splits from one release"
+            report.add(f"{split}{IDS}", "splits-overlap", "no id of train", got, cure, len(shared))
