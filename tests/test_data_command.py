@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tiny_data import captions_of, edit_json, features_of, write_captions, write_karpathy, write_precomputed
 
 from aoq_ext import cli
-from aoq_ext.data import Vocabulary
+from aoq_ext.data import Vocabulary, read_captions
 from aoq_ext.data.verify import VerifyReport, detect_kind, verify
 
 
@@ -302,3 +303,23 @@ def test_kind_is_one_of_the_known(precomp: Path, coco: Path) -> None:
     (precomp / "dataset_b.json").write_text("{}")
     with pytest.raises(ValueError, match="got both"):
         detect_kind(precomp)
+
+
+def test_the_page_about_data_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL")
+    monkeypatch.chdir(tmp_path)
+    write_precomputed(Path("data/f30k_precomp"))
+    Path("data/f30k_precomp/f30k_precomp_vocab.json").write_text('{"cat": 0}')
+    write_karpathy(Path("data/coco"))
+    write_precomputed(Path("data/other"), {"train": 10})
+    np.save("data/other/train_ims.npy", features_of(10, 0).astype(np.float64))
+    write_captions(Path("data/other"), "train", [repr(c.encode()) for n in range(10) for c in captions_of(n)])
+    assert found(verify("data/other")).keys() == {"features-dtype", "bytes-literals"}
+    Path("data/mine").mkdir()
+    page = (Path(__file__).resolve().parents[1] / "docs/data.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 6
+    for block in blocks:
+        exec(compile(block, "docs/data.md", "exec"), {})
+    assert verify("data/mine").fine
+    assert read_captions("data/mine/train_caps.txt") == [c for n in range(10) for c in captions_of(n)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -13,7 +14,15 @@ import pytest
 import torch
 from tiny_data import captions_of, features_of, write_captions, write_precomputed
 
-from aoq_ext.data import DataError, Vocabulary, fingerprint_images, load_precomputed, read_captions, read_vocabulary
+from aoq_ext.data import (
+    DataError,
+    Vocabulary,
+    fingerprint_images,
+    load_precomputed,
+    read_captions,
+    read_rows,
+    read_vocabulary,
+)
 from aoq_ext.data.image_rows import HASHED_WHOLE_BYTES, SAMPLED_ROWS, ImageRows, LazyRows, SelectedRows
 
 
@@ -233,6 +242,24 @@ def test_fingerprints_are_of_content(folder: Path, tmp_path: Path, monkeypatch: 
     assert sampled != fingerprint_images(changed)
     chosen = [fingerprint_images(data.subset(rows).images) for rows in ([0, 3, 1], [0, 1, 3], [1, 0, 3])]
     assert len({*chosen, sampled}) == 4
+
+
+def test_small_images_are_fingerprinted_whole(folder: Path) -> None:
+    """Lists mined over data in memory keep their fingerprints."""
+    images = np.array(load_precomputed("train", folder).images)
+    assert fingerprint_images(images) == hashlib.sha256(b"float32(40, 6, 32)" + images.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_rows_that_are_prefetched_are_the_rows(tmp_path: Path, step: int) -> None:
+    np.save(tmp_path / "a.npy", np.arange(20 * 5 * 4099, dtype=np.float32).reshape(20, 5, 4099))  # rows of 82 KB
+    images = np.load(tmp_path / "a.npy", mmap_mode="r")[1::step]
+    rows = np.array([len(images) - 1, 0, 2])
+    for view in (images, images[1:], images[:, ::2], np.asfortranarray(images)):
+        chosen = rows[rows < len(view)]
+        np.testing.assert_array_equal(read_rows(view, chosen), np.array(view)[chosen])
+    with pytest.raises(IndexError):
+        read_rows(images, np.array([1, 30]))
 
 
 def test_a_large_file_is_fingerprinted_by_a_few_rows(tmp_path: Path) -> None:

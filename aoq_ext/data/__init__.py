@@ -5,7 +5,7 @@ from aoq_ext.data.captions import read_captions
 from aoq_ext.data.emoji_set import SPLITS as EMOJI_SPLITS
 from aoq_ext.data.emoji_set import load_emoji
 from aoq_ext.data.errors import DataError
-from aoq_ext.data.image_rows import ImageRows, fingerprint_images, hash_images
+from aoq_ext.data.image_rows import ImageRows, fingerprint_images, hash_images, read_rows
 from aoq_ext.data.image_text import ImageTextData
 from aoq_ext.data.karpathy import load_karpathy
 from aoq_ext.data.pictures import Pictures
@@ -26,6 +26,7 @@ __all__ = [
     "load_karpathy",
     "load_precomputed",
     "read_captions",
+    "read_rows",
     "read_vocabulary",
     "tokenize",
     "write_atomically",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aoq_ext.data import ImageRows, ImageTextData
+from aoq_ext.data import ImageRows, ImageTextData, read_rows
 from aoq_ext.training.batches import CaptionsOfImages, Indices
 from aoq_ext.training.components import find
 from aoq_ext.training.config import ConfigError, DataConfig
@@ -51,7 +51,7 @@ class EncodedPairs:
 
     def images_at(self, index: Indices, device: torch.device) -> Tensor:
         """index: (P,) -> (P, ...), read or decoded where they are not in memory"""
-        return torch.from_numpy(self.data.images[index]).to(device, non_blocking=True)
+        return torch.from_numpy(read_rows(self.data.images, index)).to(device, non_blocking=True)
 
     def tokens_at(self, index: Indices, device: torch.device) -> tuple[Tensor, Tensor]:
         """index: (Q,) -> tokens (Q, L) no longer than the longest of these captions, and lengths (Q,)"""
