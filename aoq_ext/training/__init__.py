@@ -17,6 +17,7 @@ from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.mining import mine_run
 from aoq_ext.training.offline import OfflineLists
 from aoq_ext.training.parse import load_config
+from aoq_ext.training.processes import LostProcessError
 from aoq_ext.training.trainer import TrainingError, train
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "History",
     "LoadedRun",
     "LossConfig",
+    "LostProcessError",
     "ModelConfig",
     "OfflineConfig",
     "OfflineLists",

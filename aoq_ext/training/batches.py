@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext.training import streams
+from aoq_ext.training.config import ConfigError
 
 Indices = NDArray[np.int64]
 
@@ -34,31 +35,48 @@ class CaptionsOfImages:
 
 @dataclass(frozen=True)
 class Batch:
-    """The pairs of one step."""
+    """The pairs of one step, or some of them."""
 
     step: int  # from 0, over the whole run
     image: Indices  # (B,)
     caption: Indices  # (B,)
 
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of its pairs."""
+        return Batch(self.step, self.image[rows], self.caption[rows])
+
+    def parts(self, count: int) -> list[Batch]:
+        """As many batches of equal size; ``count`` divides B."""
+        size = len(self) // count
+        return [self.rows(slice(first, first + size)) for first in range(0, len(self), size)]
+
 
 class PairBatches:
     """The order of the pairs, a pure function of (seed, epoch).
 
-    The images left over when N is not a multiple of the batch size sit this epoch out: the loss grows with the batch,
-    and a small last one would count for less.
+    A step shows ``accumulate`` batches of ``batch_size`` pairs, one after the other. The images left over when N is not
+    a multiple of that sit this epoch out: the loss grows with the batch, and a small last one would count for less.
     """
 
-    def __init__(self, captions: CaptionsOfImages, batch_size: int, seed: int) -> None:
+    def __init__(self, captions: CaptionsOfImages, batch_size: int, seed: int, accumulate: int = 1) -> None:
         self.captions = captions
         self.images = len(captions.count)
-        self.batch_size = min(batch_size, self.images)
-        self.steps_per_epoch = self.images // self.batch_size
+        self.step_size = min(batch_size, self.images) * accumulate  # pairs of one step
+        if self.step_size > self.images:
+            raise ConfigError(
+                f"accumulate: expected at most {self.images // batch_size}, since an epoch has {self.images} images "
+                f"and a batch {batch_size}, got {accumulate}"
+            )
+        self.steps_per_epoch = self.images // self.step_size
         self.seed = seed
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` (from 0), without its first ``first_step``."""
+        """The pairs of every step of ``epoch`` (from 0), without its first ``first_step``."""
         order = streams.generator(self.seed, streams.ORDER, epoch).permutation(self.images)
         caption = self.captions.draw(order, streams.generator(self.seed, streams.CAPTIONS, epoch))
         for index in range(first_step, self.steps_per_epoch):
-            rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            rows = slice(index * self.step_size, (index + 1) * self.step_size)
             yield Batch(epoch * self.steps_per_epoch + index, order[rows], caption[rows])

@@ -40,10 +40,15 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """The two encoders. The text encoder is also given vocabulary_size."""
+    """The two encoders, or a model that is both. The text encoder, or that model, is also given vocabulary_size."""
 
     image_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.ConvEncoder"))
     text_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.GRUEncoder"))
+    matching: Component | None = None
+    """In place of the two encoders: a model that encodes images and texts itself, and may score pairs by anything but a
+    dot product (SCAN, BFAN). null: the two encoders."""
+    auxiliary_weight: float = 1.0
+    """The weight of the loss that a model adds of its own (VSRN: writing the caption); 0: that loss is not computed."""
 
 
 @dataclass
@@ -100,6 +105,15 @@ class TrainConfig:
     epochs: int = 40
     """An epoch shows every image once, each with one of its captions drawn at random."""
     batch_size: int = 128
+    """Pairs whose loss is computed together: each is a negative of the others. The share of every process adds up to
+    it."""
+    micro_batch: int | None = None
+    """Rows (images, and as many texts) that are encoded at a time where a batch does not fit into memory. The gradient
+    is still that of the whole batch, for a second pass through the encoders, except that layers which normalise over
+    the batch see a micro-batch. null: all at once."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one step. Negatives come from each batch alone, so this is not a larger
+    batch."""
     warmup_epochs: int = 20
     """Epochs at the start with every negative (online="all", no offline terms), so that the model does not collapse."""
     log_every: int = 10
@@ -110,9 +124,12 @@ class TrainConfig:
     collapse_patience: int = 15
     """Collapsed measurements in a row (one every log_every steps) before it is called a collapse."""
     accelerator: str = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """In which the encoders compute; scores and the loss are float32. 16-mixed scales the loss against underflow."""
     threads: int | None = None
     """CPU threads; null: as torch chooses. A resumed run repeats bit for bit only with the same number."""
+    process_timeout: int = 1800
+    """Seconds that processes started by torchrun wait for one another before they give up."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -128,6 +145,7 @@ _MAY_CHANGE = (
     "collapse_patience",
     "accelerator",
     "threads",
+    "process_timeout",
     "offline.stale_after",
 )
 
@@ -136,12 +154,36 @@ def check(config: TrainConfig) -> None:
     """Refuse values that cannot work, before any work is done."""
     if not str(config.run).strip():
         raise ConfigError(f"run: expected a folder, got {config.run!r}")
+    _check_numbers(config)
+    _check_counts_or_null(config)
+    if config.batch_size < 2:
+        raise ConfigError(
+            f"batch_size: expected at least 2, since a pair alone has no negatives, got {config.batch_size}"
+        )
+    if not 0 <= config.warmup_epochs <= config.epochs:
+        raise ConfigError(
+            f"warmup_epochs: expected a number from 0 to epochs ({config.epochs}), got {config.warmup_epochs}"
+        )
+    if not 0 <= config.seed < 2**63:
+        raise ConfigError(f"seed: expected a number from 0 to 2**63 - 1, got {config.seed}")
+    if not 0 < config.optimizer.drop_at <= 1:
+        raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
+    if needs_offline(config) and config.offline.lists is None and config.offline.remine_every is None:
+        raise ConfigError(
+            f"offline.lists: expected the folder that `aoq mine` wrote, which the objective "
+            f"{config.loss.objective!r} needs, got null; or set offline.remine_every to mine while training"
+        )
+
+
+def _check_numbers(config: TrainConfig) -> None:
     positive = {
         "epochs": config.epochs,
         "batch_size": config.batch_size,
+        "accumulate": config.accumulate,
         "log_every": config.log_every,
         "checkpoint_every": config.checkpoint_every,
         "collapse_patience": config.collapse_patience,
+        "process_timeout": config.process_timeout,
         "data.smoothing": config.data.smoothing,
         "data.min_count": config.data.min_count,
         "offline.top_texts": config.offline.top_texts,
@@ -158,37 +200,27 @@ def check(config: TrainConfig) -> None:
         "loss.margin_offline": config.loss.margin_offline,
         "loss.beta": config.loss.beta,
         "optimizer.weight_decay": config.optimizer.weight_decay,
+        "model.auxiliary_weight": config.model.auxiliary_weight,
     }
     for name, value in finite.items():
         if not math.isfinite(value):
             raise ConfigError(f"{name}: expected a finite number, got {value}")
+    for name in ("optimizer.weight_decay", "model.auxiliary_weight"):
+        if finite[name] < 0:
+            raise ConfigError(f"{name}: expected 0 or more, got {finite[name]}")
+
+
+def _check_counts_or_null(config: TrainConfig) -> None:
     if config.threads is not None and config.threads < 1:
         raise ConfigError(f"threads: expected a positive number or null, got {config.threads}")
+    if config.micro_batch is not None and config.micro_batch < 1:
+        raise ConfigError(f"micro_batch: expected a positive number of rows or null, got {config.micro_batch}")
     if config.offline.remine_every is not None and config.offline.remine_every < 1:
         raise ConfigError(
             f"offline.remine_every: expected a positive number of epochs or null, got {config.offline.remine_every}"
         )
     if config.offline.stale_after is not None and config.offline.stale_after < 0:
         raise ConfigError(f"offline.stale_after: expected 0 or more epochs or null, got {config.offline.stale_after}")
-    if config.batch_size < 2:
-        raise ConfigError(
-            f"batch_size: expected at least 2, since a pair alone has no negatives, got {config.batch_size}"
-        )
-    if not 0 <= config.warmup_epochs <= config.epochs:
-        raise ConfigError(
-            f"warmup_epochs: expected a number from 0 to epochs ({config.epochs}), got {config.warmup_epochs}"
-        )
-    if not 0 <= config.seed < 2**63:
-        raise ConfigError(f"seed: expected a number from 0 to 2**63 - 1, got {config.seed}")
-    if not 0 < config.optimizer.drop_at <= 1:
-        raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
-    if config.optimizer.weight_decay < 0:
-        raise ConfigError(f"optimizer.weight_decay: expected 0 or more, got {config.optimizer.weight_decay}")
-    if needs_offline(config) and config.offline.lists is None and config.offline.remine_every is None:
-        raise ConfigError(
-            f"offline.lists: expected the folder that `aoq mine` wrote, which the objective "
-            f"{config.loss.objective!r} needs, got null; or set offline.remine_every to mine while training"
-        )
 
 
 def needs_offline(config: TrainConfig) -> bool:
@@ -208,7 +240,8 @@ def mined_at(config: TrainConfig, epoch: int) -> int | None:
 
 def check_same_run(config: dict[str, Any], stored: dict[str, Any]) -> None:
     """Refuse to resume a run under a configuration that would compute something else."""
-    new, old = _flatten(config), _flatten(stored)
+    known = _flatten(to_dict(TrainConfig()))  # an entry that a run was started without had its default
+    new, old = known | _flatten(config), known | _flatten(stored)
     for name in sorted(new.keys() | old.keys()):
         if name not in _MAY_CHANGE and new.get(name) != old.get(name):
             raise ConfigError(

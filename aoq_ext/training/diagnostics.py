@@ -1,4 +1,4 @@
-"""What is measured about a step: loss terms and similarities, from detached embeddings."""
+"""What is measured about a step: loss terms and similarities."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from aoq_ext.training.config import LossConfig
 
 
 @dataclass(frozen=True)
-class StepEmbeddings:
-    """What the loss of one step sees."""
+class Similarities:
+    """What the loss of one step compares."""
 
-    image: Tensor  # (B, D) x
-    text: Tensor  # (B, D) y
+    scores: Tensor  # (B, B) images in rows, texts in columns; or the rows of one process's images, (b, B)
     group_ids: Tensor  # (B,)
-    hard_image: Tensor | None = None  # (B, D)
-    hard_text: Tensor | None = None
-    hard_text_image: Tensor | None = None
-    hard_image_text: Tensor | None = None
+    offline: tuple[Tensor, ...] = ()  # a and b, then c and d, as far as the objective has them, each (B,)
 
 
 @torch.no_grad()
-def measure(embeddings: StepEmbeddings, config: LossConfig, objective: str, online: str) -> dict[str, float]:
+def measure(similarities: Similarities, config: LossConfig, objective: str, online: str) -> dict[str, float]:
     """Means over the batch, per pair, in the symbols of the loss.
 
     ``loss/*`` are the terms of the loss that was optimised: they add up to the loss divided by B. ``similarity/*`` are
@@ -32,10 +28,9 @@ def measure(embeddings: StepEmbeddings, config: LossConfig, objective: str, onli
     ``active`` the fraction of online hinges of the hardest negatives that are above zero; ``distance`` the mean of
     |p - n| and |p - m|, near zero only when the model cannot tell any pair from its negatives.
     """
-    image, text = embeddings.image.detach().float(), embeddings.text.detach().float()
-    scores = image @ text.T  # (B, B)
+    scores, group_ids = similarities.scores.float(), similarities.group_ids
     positive = scores.diagonal()  # (B,)
-    forbidden = embeddings.group_ids[:, None] == embeddings.group_ids[None, :]
+    forbidden = group_ids[:, None] == group_ids[None, :]
     has_negative = ~forbidden.all(dim=1)
     if not has_negative.any():
         return {"similarity/positive": positive.mean().item()}
@@ -59,15 +54,11 @@ def measure(embeddings: StepEmbeddings, config: LossConfig, objective: str, onli
         hinge_text, hinge_image = every, every_image
     weight_text = weight_image = torch.ones_like(positive)
     if objective != "online_triplet":
-        hard_text, hard_image = _present(embeddings.hard_text), _present(embeddings.hard_image)
-        offline_text, offline_image = (image * hard_text).sum(dim=1), (hard_image * text).sum(dim=1)  # a, b
-        offline = {"a": offline_text, "b": offline_image}
-        if objective != "offline_triplet":
-            offline["c"] = (hard_image * hard_text).sum(dim=1)
-            offline["d"] = (_present(embeddings.hard_text_image) * _present(embeddings.hard_image_text)).sum(dim=1)
-        for name, similarity in offline.items():
+        named = dict(zip("abcd", (part.float() for part in similarities.offline)))
+        for name, similarity in named.items():
             result[f"loss/offline_{name}"] = hinge(similarity, config.margin_offline).mean()
             result[f"similarity/offline_{name}"] = similarity.mean()
+        offline_text, offline_image = named["a"], named["b"]
         result["gap"] = (offline_text - online_text)[has_negative].mean()
         if objective == "adaptive_quintuplet":
             weight_text = _weight(offline_text - online_text, config)
@@ -85,8 +76,3 @@ def _weight(gap: Tensor, config: LossConfig) -> Tensor:
 
 def _distance(positive: Tensor, online_text: Tensor, online_image: Tensor, has_negative: Tensor) -> Tensor:
     return torch.cat([(positive - online_text)[has_negative], (positive - online_image)[has_negative]]).abs().mean()
-
-
-def _present(embedding: Tensor | None) -> Tensor:
-    assert embedding is not None  # the trainer encodes what the objective needs
-    return embedding.detach().float()

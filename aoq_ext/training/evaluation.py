@@ -14,15 +14,24 @@ from torch import Tensor
 from aoq_ext._files import write_bytes_atomically
 from aoq_ext.metrics import ranks_from_embeddings, retrieval_metrics
 from aoq_ext.training.config import ConfigError
+from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.model import DualEncoder, embed_images, embed_texts
+from aoq_ext.training.model import DualEncoder
 from aoq_ext.training.pairs import EncodedPairs, load_split
+from aoq_ext.training.processes import Processes
 from aoq_ext.training.run import RunFiles
 
 
-def evaluate(model: DualEncoder, pairs: EncodedPairs, folds: int = 1) -> dict[str, float]:
-    images, texts = _embed(model, pairs)
-    return retrieval_metrics(images, texts, torch.from_numpy(pairs.caption_image).to(images.device), folds=folds)
+def evaluate(
+    model: DualEncoder, pairs: EncodedPairs, folds: int = 1, processes: Processes | None = None
+) -> dict[str, float]:
+    """The metrics of ``model`` on ``pairs``; with ``processes``, which all call this, each embeds a share."""
+    images, texts = _embed(model, pairs, processes)
+
+    def metrics() -> dict[str, float]:
+        return retrieval_metrics(images, texts, torch.from_numpy(pairs.caption_image).to(images.device), folds=folds)
+
+    return metrics() if processes is None else processes.by_leader("evaluating", metrics)
 
 
 def evaluate_run(
@@ -88,8 +97,9 @@ def _measure(
     return {"data": described, **ranks.report(resamples, level, seed)}
 
 
-def _embed(model: DualEncoder, pairs: EncodedPairs) -> tuple[Tensor, Tensor]:
-    return embed_images(model, pairs.data.images), embed_texts(model, pairs.tokens, pairs.lengths)
+def _embed(model: DualEncoder, pairs: EncodedPairs, processes: Processes | None = None) -> tuple[Tensor, Tensor]:
+    images = embed_images(model, pairs.data.images, processes=processes)
+    return images, embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)
 
 
 def _loaded(run: str | Path | LoadedRun) -> LoadedRun:

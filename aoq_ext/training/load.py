@@ -14,7 +14,8 @@ from torch import Tensor
 from aoq_ext.data import Vocabulary
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model
 from aoq_ext.training.config import ConfigError, TrainConfig
-from aoq_ext.training.model import DualEncoder, build_model, embed_images, embed_texts
+from aoq_ext.training.embed import embed_images, embed_texts
+from aoq_ext.training.model import DualEncoder, build_model
 from aoq_ext.training.parse import load_config
 from aoq_ext.training.run import RunFiles
 

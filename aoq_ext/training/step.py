@@ -1,29 +1,42 @@
-"""One training step's forward pass: which rows an objective looks at, and their embeddings."""
+"""Which rows one training step looks at, and what their encoders made of them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from aoq_ext.mining.sampler import OfflineNegativeSampler
-from aoq_ext.training.batches import Batch
-from aoq_ext.training.diagnostics import StepEmbeddings
-from aoq_ext.training.pairs import EncodedPairs
+from aoq_ext.training.batches import Batch, Indices
+from aoq_ext.training.features import Features, split
 
 
-def embed_batch(
-    model: nn.Module,
-    pairs: EncodedPairs,
-    sampler: OfflineNegativeSampler | None,
-    batch: Batch,
-    objective: str,
-    device: torch.device,
-) -> StepEmbeddings:
-    """Encode the pairs, and the offline negatives that ``objective`` needs, in one pass through each encoder.
+@dataclass(frozen=True)
+class StepRows:
+    """The pairs of a batch, then the offline negatives that its objective needs.
 
-    ``model`` is a `DualEncoder` or a wrapper of one.
+    Images, in blocks of B: x, x̃ and x̂, as many of them as needed. Texts: y, ỹ and ŷ.
     """
+
+    image: Indices  # (P,) P = B, 2B or 3B
+    text: Indices  # (P,)
+    pairs: int  # B
+
+    def chunks(self, size: int | None) -> list[slice]:
+        """The rows, ``size`` at a time, so that a chunk never holds pairs and negatives; None: all together."""
+        if size is None or size >= len(self.image):
+            return [slice(0, len(self.image))]
+        blocks = range(0, len(self.image), self.pairs)
+        return [
+            slice(first, min(first + size, block + self.pairs))
+            for block in blocks
+            for first in range(block, block + self.pairs, size)
+        ]
+
+
+def rows_of(batch: Batch, sampler: OfflineNegativeSampler | None, objective: str) -> StepRows:
     images, texts = [batch.image], [batch.caption]
     if objective != "online_triplet":
         assert sampler is not None  # the configuration was checked
@@ -33,17 +46,24 @@ def embed_batch(
         if objective != "offline_triplet":
             images.append(draw.hard_text_image.numpy())
             texts.append(draw.hard_image_text.numpy())
-    tokens, lengths = pairs.tokens_at(np.concatenate(texts), device)
-    encoded_images, encoded_texts = model(pairs.images_at(np.concatenate(images), device), tokens, lengths)
-    size = len(batch.image)
-    image, *hard_images = encoded_images.float().split(size)  # the parts, in the order they were put in
-    text, *hard_texts = encoded_texts.float().split(size)
-    return StepEmbeddings(
-        image=image,
-        text=text,
-        group_ids=pairs.groups_at(batch.image, device),
-        hard_image=hard_images[0] if hard_images else None,
-        hard_text=hard_texts[0] if hard_texts else None,
-        hard_text_image=hard_images[1] if len(hard_images) > 1 else None,
-        hard_image_text=hard_texts[1] if len(hard_texts) > 1 else None,
-    )
+    return StepRows(np.concatenate(images), np.concatenate(texts), len(batch))
+
+
+@dataclass(frozen=True)
+class StepFeatures:
+    """What the loss of one step sees."""
+
+    image: Features  # x (B)
+    text: Features  # y (B)
+    group_ids: Tensor  # (B,)
+    hard_image: Features = None  # x̃ (B), where the objective needs it; likewise
+    hard_text: Features = None  # ỹ
+    hard_text_image: Features = None  # x̂, the image of ỹ
+    hard_image_text: Features = None  # ŷ, a text of x̃
+
+    @classmethod
+    def of(cls, image: Features, text: Features, rows: StepRows, group_ids: Tensor) -> StepFeatures:
+        """image, text: features of all P rows"""
+        sizes = [rows.pairs] * (len(rows.image) // rows.pairs)
+        images, texts = split(image, sizes), split(text, sizes)
+        return cls(images[0], texts[0], group_ids, *images[1:2], *texts[1:2], *images[2:], *texts[2:])

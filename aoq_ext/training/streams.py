@@ -11,13 +11,18 @@ import numpy as np
 ORDER, CAPTIONS, OFFLINE, MODULES = range(4)
 
 
-def generator(seed: int, stream: int, place: int) -> np.random.Generator:
-    return np.random.default_rng((seed, stream, place))
+def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
+    return np.random.default_rng((seed, stream, *place))
 
 
-def torch_seed(seed: int, place: int) -> int:
-    """A seed for what the modules themselves draw (dropout) at step ``place``."""
-    return int(generator(seed, MODULES, place).integers(2**63 - 1))
+def torch_seed(seed: int, place: int, *part: int) -> int:
+    """A seed for what the modules themselves draw (dropout) at step ``place``, in one part of it.
+
+    The first part of everything draws what a step without parts does.
+    """
+    while part and part[-1] == 0:
+        part = part[:-1]
+    return int(generator(seed, MODULES, place, *part).integers(2**63 - 1))
 
 
 def sampler_seed(seed: int) -> int:

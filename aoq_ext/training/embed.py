@@ -1,0 +1,66 @@
+"""Embedding a whole data set, a batch at a time, each process its share of the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aoq_ext.training.model import DualEncoder
+from aoq_ext.training.processes import Processes
+
+
+@torch.no_grad()
+def embed_images(
+    model: DualEncoder, images: np.ndarray, batch_size: int = 512, processes: Processes | None = None
+) -> Tensor:
+    """images: (N, ...), possibly a memory map -> (N, D) float32, on its device, the model in evaluation mode.
+
+    With ``processes``, which all call this, each embeds some of the batches and gets the rows of all: the batches, and
+    so the bits, are those of one process.
+    """
+    device = next(model.parameters()).device
+
+    def embed(first: int) -> Tensor:
+        return model.encode_images(torch.from_numpy(np.array(images[first : first + batch_size])).to(device))
+
+    return _in_batches(model, embed, len(images), batch_size, processes)
+
+
+@torch.no_grad()
+def embed_texts(
+    model: DualEncoder, tokens: Tensor, lengths: Tensor, batch_size: int = 2048, processes: Processes | None = None
+) -> Tensor:
+    """tokens: (M, L); lengths: (M,) -> (M, D) float32, likewise."""
+    device = next(model.parameters()).device
+
+    def embed(first: int) -> Tensor:
+        length = lengths[first : first + batch_size]
+        part = tokens[first : first + batch_size, : int(length.max())]
+        return model.encode_texts(part.to(device), length.to(device))
+
+    return _in_batches(model, embed, len(tokens), batch_size, processes)
+
+
+def _in_batches(
+    model: DualEncoder, embed: Callable[[int], Tensor], count: int, batch_size: int, processes: Processes | None
+) -> Tensor:
+    batches = range(0, count, batch_size)
+    own = batches if processes is None else batches[processes.share(len(batches))]
+    with evaluating(model):
+        parts = [embed(first).float() for first in own] or [embed(0)[:0].float()]
+    rows = torch.cat(parts)
+    return rows if processes is None else processes.gather(rows)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
