@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from aoq_ext._files import write_atomically, write_bytes_atomically
+from aoq_ext.data import hash_images
 from aoq_ext.mining.lists_folder import FILES, FORMAT, MinedFrom, read_lists
 from aoq_ext.mining.manifest import MANIFEST, hash_file
 from aoq_ext.mining.sampler import OfflineNegativeSampler
@@ -133,7 +134,8 @@ class OfflineLists:
 def fingerprint_data(data: ImageTextData) -> str:
     """A hash of everything that gives a list's indices their meaning."""
     digest = hashlib.sha256()
-    for array in (data.images, data.caption_image, data.group_ids):
+    hash_images(digest, data.images)
+    for array in (data.caption_image, data.group_ids):
         digest.update(f"{array.dtype}{array.shape}".encode())
         _update(digest, array)
     digest.update("\0".join(data.captions).encode())
