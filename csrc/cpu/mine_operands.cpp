@@ -66,6 +66,12 @@ void pack_rows(PackedRows<kPanel>& packed, const MiningSide& side, int64_t first
 template void pack_rows(PackedImages&, const MiningSide&, int64_t, int64_t, Product);
 template void pack_rows(PackedTexts&, const MiningSide&, int64_t, int64_t, Product);
 
+void PackedCandidates::pack_all() {
+  torch::stable::parallel_for(0, static_cast<int64_t>(blocks_.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t number = begin; number < end; ++number) block(number);
+  });
+}
+
 const PackedTexts& PackedCandidates::block(int64_t number) {
   Block& block = blocks_[number];
   std::call_once(block.once, [&] {

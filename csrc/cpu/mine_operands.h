@@ -26,7 +26,7 @@ void measure_rows(MiningSide& side, Product product, double input_rounding);
 template <int64_t kPanel>
 void pack_rows(PackedRows<kPanel>& packed, const MiningSide& side, int64_t first, int64_t count, Product product);
 
-// The right operand in blocks, each packed by the thread that needs it first.
+// The right operand in blocks, packed together or each by the thread that needs it first.
 class PackedCandidates {
  public:
   static constexpr int64_t kBlock = 2048;
@@ -34,6 +34,7 @@ class PackedCandidates {
   PackedCandidates(const MiningSide& side, Product product)
       : side_(side), product_(product), blocks_((side.count + kBlock - 1) / kBlock) {}
 
+  void pack_all();
   const PackedTexts& block(int64_t number);
 
  private:

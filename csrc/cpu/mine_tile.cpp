@@ -34,16 +34,18 @@ struct Tiling {
 Tiling choose_tiling(const MiningSide& anchors, const MiningSide& candidates, int64_t panel, int64_t threads) {
   constexpr int64_t kMostRows = 42 * kImagePanel, kMostGrouped = 8 * kMostRows, kMostColumns = 512;
   constexpr int64_t kBufferBytes = int64_t(64) << 20;
-  const auto whole = [](int64_t rows, int64_t part) { return (rows + part - 1) / part * part; };
+  const auto parts = [](int64_t rows, int64_t most) { return (rows + most - 1) / most; };
+  const auto whole = [&](int64_t rows, int64_t part) { return parts(rows, part) * part; };
   const int64_t list_bytes = Survivors::capacity(anchors, candidates, kMostColumns) * int64_t(sizeof(TopKKey));
   const int64_t most = std::clamp(kBufferBytes / list_bytes, kImagePanel, kMostGrouped);
-  const int64_t groups = threads * ((anchors.count + threads * most - 1) / (threads * most));
-  const int64_t even = (anchors.count + groups - 1) / groups;
-  const int64_t rows = std::min(kMostRows, whole(even, kImagePanel));
+  // Two groups a thread, so that one that is held up does not hold up all; groups and their blocks of equal size.
+  const int64_t even = parts(anchors.count, 2 * threads * parts(anchors.count, 2 * threads * most));
+  const int64_t blocks = parts(even, kMostRows);
+  const int64_t rows = whole(parts(even, blocks), kImagePanel);
   const int64_t cached = second_level_cache_bytes() / 2 / static_cast<int64_t>(sizeof(float));
   const int64_t wanted = panel > 0 ? panel : std::min(cached / rows, kMostColumns);
   return {.rows = rows,
-          .grouped_rows = whole(even, rows),
+          .grouped_rows = blocks * rows,
           .columns = std::clamp(whole(wanted, kTextPanel), kTextPanel, PackedCandidates::kBlock),
           .rescored_rows = std::max<int64_t>(1, 4 * cached / candidates.width)};
 }
@@ -189,6 +191,9 @@ void mine_all(MiningSide& anchors, MiningSide& candidates, double input_rounding
   ProductPlan plan{anchors, candidates, rounds ? Product::kPackedBfloat16 : fine, fine};
   // Of torch's product it is not known here that it is fine.
   PrecisionChoice precision(rounds || fine == Product::kTorch ? Precision::kCoarse : Precision::kFine, rounds);
+  if (plan.coarse != Product::kTorch) {  // where it is known that it is used
+    (precision.get() == Precision::kCoarse ? plan.packed_coarse : plan.packed_fine).pack_all();
+  }
   const int64_t threads = std::max<int64_t>(1, torch::stable::get_num_threads());
   const Tiling tiling = choose_tiling(anchors, candidates, panel, threads);
   std::unique_ptr<ColumnLists> columns;
