@@ -29,7 +29,14 @@ FLAGS = ("-O3", "-DNDEBUG", "-std=c++20", "--expt-relaxed-constexpr", f"-I{ROOT 
 GIBIBYTES_PER_JOB = 2.0
 # Where the time of a step goes: a spill there is paid for in every tile or row. float64 is not among them: it is for
 # checks of gradients, and its sums fill twice the registers.
-HOT = ("HardestKernel<", "QuintupletBackward<", "ScoreHardestKernel<", "ScoreBackwardKernel<")
+HOT = (
+    "HardestKernel<",
+    "MergeKernel<",
+    "MiningHitsKernel<",
+    "QuintupletBackward<",
+    "ScoreBackwardKernel<",
+    "ScoreHardestKernel<",
+)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ void launch(int64_t blocks, size_t shared_bytes, Stream stream, const typename K
         name);
 }
 
+// Waits for the stream and brings some words of the device's memory to the host.
+template <int kCount>
+void read_back(uint32_t (&words)[kCount], const uint32_t* device, Stream stream) {
+  check(cudaMemcpyAsync(words, device, sizeof(words), cudaMemcpyDeviceToHost, stream), "a copy to the host");
+  check(cudaStreamSynchronize(stream), "waiting for the device");
+}
+
 }  // namespace aoq::cuda
 
 #endif

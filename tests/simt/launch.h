@@ -16,4 +16,9 @@ void launch(int64_t blocks, size_t shared_bytes, const Stream& stream, const typ
   simt::launch(typeid(Kernel).name(), blocks, Kernel::kThreads, shared_bytes, stream, run, &params);
 }
 
+template <int kCount>
+void read_back(uint32_t (&words)[kCount], const uint32_t* device, const Stream&) {
+  for (int i = 0; i < kCount; ++i) words[i] = device[i];
+}
+
 }  // namespace aoq::cuda
