@@ -102,7 +102,8 @@ def test_the_plan_fits_its_budget_and_names_files_that_exist():
     plan = gate.steps(Path("/out"), prepared=False)
     assert sum(max(s.limit for s in plan if s.stage == stage) for stage in {s.stage for s in plan}) <= 600
     assert gate.BUDGET < 600
-    assert {"build", "library", "device tests", "CUDA tests", *gate.SANITIZERS, "benchmarks"} == {s.name for s in plan}
+    names = {"build", "library", "device tests", "mining tests", "CUDA tests", "benchmarks", "mining benchmark"}
+    assert {*names, *gate.SANITIZERS} == {s.name for s in plan}
     assert "build" not in {s.name for s in gate.steps(Path("/out"), prepared=True)}
     files = {word for s in plan for word in s.command if word.endswith(".py")}
     assert all((ROOT / file).is_file() for file in files), files
@@ -114,7 +115,7 @@ def test_every_test_that_takes_a_device_is_in_the_plan():
         for path in (ROOT / "tests").glob("test_*.py")
         if re.search(r"^def test_\w+\((\w+, )*device\b", path.read_text(), re.MULTILINE)
     }
-    assert takes_device == {*gate.DEVICE_TESTS, "test_cuda"}
+    assert takes_device == {*gate.DEVICE_TESTS, "test_cuda", "test_cuda_mining"}
 
 
 def test_the_output_folder(monkeypatch):

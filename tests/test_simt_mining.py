@@ -38,6 +38,7 @@ class Case:
     bytes: int = PLENTY
     least_sampled: int = 1024
     most_rows: int = PLENTY
+    cuts_off: bool = False
     report: dict[str, int] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
@@ -47,6 +48,7 @@ class Case:
             "bytes": self.bytes,
             "least_sampled": self.least_sampled,
             "most_rows": self.most_rows,
+            "cuts_off": self.cuts_off,
         }
         for name, side, keys in (
             ("anchor", self.anchors, self.anchor_keys),
@@ -133,7 +135,7 @@ def test_one_direction() -> None:
 @pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("known", ["ids", "labels", "both"])
 def test_pairs_that_belong_together_are_left_out(known: str, sampled: bool) -> None:
-    case = make(80, 150, k=6, least_sampled=64 if sampled else PLENTY)
+    case = make(80, 150, k=6, least_sampled=64 if sampled else PLENTY, most_rows=30)
     for name, count in (("anchors", 80), ("candidates", 150)):
         side = getattr(case, name)
         if known != "labels":
@@ -145,9 +147,10 @@ def test_pairs_that_belong_together_are_left_out(known: str, sampled: bool) -> N
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_caps(sampled: bool) -> None:
+@pytest.mark.parametrize(("dtype", "arithmetic"), EVERY_ARITHMETIC, ids=str)
+def test_caps(dtype: torch.dtype, arithmetic: int, sampled: bool) -> None:
     """Caps of exactly a score, between scores, below and above all of them."""
-    case = make(70, 140, k=6, least_sampled=64 if sampled else PLENTY)
+    case = make(70, 140, k=6, dtype=dtype, arithmetic=arithmetic, least_sampled=64 if sampled else PLENTY, most_rows=40)
     exact = plain.exact_scores(
         case.anchors.rows.double(), case.candidates.rows.double(), torch.full((70, 1), 1e-12, dtype=torch.float64)
     )
@@ -203,9 +206,48 @@ def test_ties_by_the_hundred_overflow_and_are_mined_again(ties: str, dtype: torc
     assert case.check()["anchors_again"] > 0
 
 
+def test_caps_among_scores_that_only_the_sum_can_tell_apart() -> None:
+    """Whoever counted pairs just above the cap among the k would drop others below it."""
+    case = make(12, 300, k=9, candidate_k=2, dtype=torch.float32)
+    near = case.anchors.rows.mean(0) + torch.randn(300, 24, generator=torch.Generator().manual_seed(1)) * 1e-5
+    case.candidates = replace(case.candidates, rows=near)
+    exact = plain.exact_scores(case.anchors.rows.double(), near.double(), torch.ones(12, 1, dtype=torch.float64))
+    case.anchors = replace(case.anchors, caps=exact.sort(dim=1).values[:, 20])
+    case.candidates = replace(case.candidates, caps=exact.sort(dim=0).values[3])
+    case.check()
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
+@pytest.mark.parametrize("width", [37, 64])
+def test_the_order_of_the_sum(width: int, dtype: torch.dtype) -> None:
+    """Terms that cancel, of which each order leaves other bits."""
+    case = make(30, 40, width=width, dtype=dtype, k=40, arithmetic=1)
+    for name in ("anchors", "candidates"):
+        side = getattr(case, name)
+        generator = torch.Generator().manual_seed(len(name))
+        exponents = torch.randint(-12, 12, side.rows.shape, generator=generator)
+        setattr(case, name, replace(side, rows=(side.rows.double() * 2.0 ** (2 * exponents)).to(dtype)))
+    assert case.anchors.rows.isfinite().all() or dtype == torch.float16
+    for name in ("anchors", "candidates"):
+        side = getattr(case, name)
+        setattr(case, name, replace(side, rows=side.rows.nan_to_num(posinf=60000, neginf=-60000)))
+    case.check()
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
+def test_tensor_cores_that_cut_sums_off(dtype: torch.dtype) -> None:
+    """Scores closer than what is cut off, of rows of positive terms, where all of it adds up."""
+    case = make(20, 300, width=512, dtype=torch.float32, k=12, candidate_k=4, least_sampled=64, cuts_off=True)
+    middle = case.anchors.rows[0].abs()
+    rows = middle + torch.randn(300, 512, generator=torch.Generator().manual_seed(3)) * 1e-4
+    case.candidates = replace(case.candidates, rows=rows.to(dtype))
+    case.anchors = replace(case.anchors, rows=case.anchors.rows.abs().to(dtype))
+    case.check()
+
+
 def test_ties_of_thousands_in_panels() -> None:
     """More ties than a panel holds, and little memory."""
-    case = make(5, 9000, width=8, k=10, candidate_k=1, bytes=1 << 17, least_sampled=64)
+    case = make(3, 5000, width=8, k=10, candidate_k=1, bytes=1 << 16, least_sampled=64)
     rows = case.candidates.rows.clone()
     rows[::2] = rows[0]
     case.candidates = replace(case.candidates, rows=rows)
@@ -221,20 +263,19 @@ def test_sorted_candidates(descending: bool) -> None:
 
 
 def test_a_limit_that_was_too_high_is_noticed() -> None:
-    """The sample meets the best alone: they lie where its stride does, so the lists come short."""
-    case = make(30, 4000, width=8, k=60, candidate_k=None, least_sampled=64)
-    report = case.check()
-    stride = 4000 // report["anchor_sample"]
-    first = (4000 - (report["anchor_sample"] - 1) * stride - 1) // 2
-    rows = -case.anchors.rows.float().mean(0).expand(4000, -1) + 0.1 * case.candidates.rows.float()
-    rows[first::stride] *= -1
-    anchors = case.anchors.rows.float().mean(0) + 0.05 * case.anchors.rows.float()
+    """The best candidates lie where the sample's stride meets them, and fewer of them exist than a list holds."""
+    k, count = 60, 2000
+    sample = make(1, count, width=8, k=k, candidate_k=None, least_sampled=64).check()["anchor_sample"]
+    stride = count // sample
+    first = (count - (sample - 1) * stride - 1) // 2
+    chosen = torch.arange(first, count, stride)[:50]
+    case = make(30, count, width=8, k=k, candidate_k=None, least_sampled=64)
+    middle = torch.ones(8)
+    rows = -middle + 0.1 * case.candidates.rows.float()
+    rows[chosen] *= -1
     case.candidates = replace(case.candidates, rows=rows.bfloat16())
-    case.anchors = replace(case.anchors, rows=anchors.bfloat16())
-    case.anchor_keys = no_keys(30, report["anchor_sample"] + 20)
-    case.check()
-    case.anchor_keys = no_keys(30, 60)
-    case.check()
+    case.anchors = replace(case.anchors, rows=(middle + 0.1 * case.anchors.rows.float()).bfloat16())
+    assert case.check()["anchors_again"] == 30
 
 
 @pytest.mark.parametrize("sampled", [False, True])

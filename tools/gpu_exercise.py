@@ -1,4 +1,4 @@
-"""A bounded set of shapes and options through every kernel of the loss: what compute-sanitizer watches.
+"""A bounded set of shapes and options through every kernel of the loss and of mining: what compute-sanitizer watches.
 
     compute-sanitizer --tool memcheck python tools/gpu_exercise.py --device cuda
 
@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 import aoq_ext
-from aoq_ext import functional
+from aoq_ext import _ops, functional
+from aoq_ext.mining.keys import no_keys
+from aoq_ext.mining.side import Ragged, Side
+from aoq_ext.mining.tile import mine_tile
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 ONLINE = ("hardest", "semihard", "all")
@@ -24,6 +27,8 @@ SIMILARITIES = ("dot", "cosine", "order")
 COUNT, WIDTH = 70, 24  # more than a tile of 64; a last piece of the width
 # One batch for each tile size, none of them whole tiles: (B, D).
 BATCHES = ((1, 8), (33, 40), (600, 40), (1500, 24))
+# For mining: one tile size each; the second has lists whose limits are guessed, and blocks of anchors: (N, M, D).
+MINED = ((70, 90, 21), (600, 1500, 24))
 ODD = 21  # a width whose rows are copied into padded ones
 
 
@@ -44,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hub = draw(600, WIDTH, torch.float32, device)
     hub[1][7] = 4 * hub[0].mean(dim=0)  # one text that nearly every image chooses
     step(hub)
+    for dtype in DTYPES:
+        mining_steps(dtype, device)
     if device.type == "cuda":
         tf32_steps(device)
     print(f"every result on {device} is finite")
@@ -76,6 +83,31 @@ def score_steps(operands: list[Tensor]) -> None:
         loss = functional.adaptive_quintuplet_score_loss(*leaves, online=online)
         loss.backward()
         finite(loss, *(leaf.grad for leaf in leaves))
+
+
+def mining_steps(dtype: torch.dtype, device: torch.device) -> None:
+    for count, others, width in MINED:
+        keys = no_keys(count, 7, device), no_keys(others, 5, device)
+        anchors, candidates = mined_side(count, width, dtype, device), mined_side(others, width, dtype, device)
+        filled(*mine_tile(anchors, candidates, *keys))
+        filled(mine_tile(anchors, candidates, keys[0])[0])
+        ties = Side(candidates.rows[:1].expand(others, width).contiguous())  # hits overflow: lists are mined again
+        filled(*mine_tile(Side(anchors.rows), ties, *keys))
+        if dtype == torch.float32:
+            filled(*_ops.mine_tile(anchors, candidates, *keys, arithmetic=1, panel=100))
+
+
+def mined_side(count: int, width: int, dtype: torch.dtype, device: torch.device) -> Side:
+    rows = draw(count, width, dtype, device)[0]
+    ids = torch.arange(count, device=device)
+    labels = Ragged(ids // 4, torch.arange(count + 1, device=device))
+    return Side(rows, ids=ids // 3, labels=labels, caps=torch.full((count,), 0.9, device=device))
+
+
+def filled(*lists: Tensor | None) -> None:
+    for found in lists:
+        if found is None or (found[:, 0] == no_keys(1, 1, found.device)[0, 0]).any():
+            raise SystemExit("gpu_exercise: a list is missing or empty")
 
 
 def tf32_steps(device: torch.device) -> None:

@@ -76,15 +76,28 @@ def steps(output: Path, prepared: bool) -> list[Step]:
     tests = tuple(f"tests/{name}.py" for name in DEVICE_TESTS)
     spread = ("-n", str(TEST_PROCESSES)) if importlib.util.find_spec("xdist") else ()
     plan = [
-        Step("library", (python, "-m", "aoq_ext", "doctor"), 30, 1, needed=True),
-        Step("device tests", (python, *PYTEST, "--device", "cuda", *spread, *tests), 170, 2, {"OMP_NUM_THREADS": "2"}),
+        Step("library", (python, "-m", "aoq_ext", "doctor"), 25, 1, needed=True),
+        Step("device tests", (python, *PYTEST, "--device", "cuda", *spread, *tests), 165, 2, {"OMP_NUM_THREADS": "2"}),
+        Step(
+            "mining tests",
+            (python, *PYTEST, "--device", "cuda", "tests/test_cuda_mining.py"),
+            165,
+            2,
+            {"OMP_NUM_THREADS": "2"},
+        ),
         *(sanitizer_step(tool) for tool in SANITIZERS),
         Step("CUDA tests", (python, *PYTEST, "--device", "cuda", "tests/test_cuda.py"), 100, 3),
         Step(
             "benchmarks",
-            (python, "benchmarks/run.py", "--device", "cuda", "--output", str(output), "--seconds", "110"),
-            150,
+            (python, "benchmarks/run.py", "--device", "cuda", "--output", str(output), "--seconds", "75"),
+            105,
             4,
+        ),
+        Step(
+            "mining benchmark",
+            (python, "benchmarks/gpu_mining.py", "--device", "cuda", "--output", str(output), "--seconds", "35"),
+            55,
+            5,
         ),
     ]
     if not prepared:
@@ -103,7 +116,7 @@ def sanitizer_step(tool: str) -> Step:
     options = ("--tool", tool, "--error-exitcode", "9", "--print-limit", "20")
     kernels = () if tool == "initcheck" else ("--kernel-name", "kns=aoq")
     command = (program, *options, *kernels, sys.executable, "tools/gpu_exercise.py", "--device", "cuda")
-    return Step(tool, command, 170, 2, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+    return Step(tool, command, 165, 2, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from . import keys
 from .embeddings import Embeddings
 from .plan import MiningPlan
 from .side import Side
+from .staging import staged_blocks
 from .task import MiningTask
 from .tile import mine_tile
 
@@ -58,14 +60,17 @@ def mine_side(
     on_tile: OnTile | None = None,
 ) -> None:
     """Merge the scores of some anchors with all candidates into the lists of both."""
-    for left in range(0, len(candidates), plan.candidate_rows):
-        some = candidates.side(left, min(left + plan.candidate_rows, len(candidates)), device)
-        columns = None if reverse is None else reverse[left : left + len(some)].to(device)
-        for first in range(0, len(anchors), plan.anchor_rows):
-            part = slice(first, first + plan.anchor_rows)
-            tile = anchors.part(first, min(first + plan.anchor_rows, len(anchors)))
-            lists[part], columns = mine_tile(tile, some, lists[part], columns)
-            if on_tile is not None:
-                on_tile(TileDone(len(tile) * len(some)))
-        if reverse is not None and columns is not None:
-            reverse[left : left + len(some)] = columns
+    step = plan.candidate_rows
+    ranges = [(left, min(left + step, len(candidates))) for left in range(0, len(candidates), step)]
+    with closing(staged_blocks(candidates.source, ranges, device)) as blocks:
+        for (left, right), rows in zip(ranges, blocks):
+            some = candidates.side(left, right, device, rows)
+            columns = None if reverse is None else reverse[left:right].to(device)
+            for first in range(0, len(anchors), plan.anchor_rows):
+                part = slice(first, first + plan.anchor_rows)
+                tile = anchors.part(first, min(first + plan.anchor_rows, len(anchors)))
+                lists[part], columns = mine_tile(tile, some, lists[part], columns)
+                if on_tile is not None:
+                    on_tile(TileDone(len(tile) * len(some)))
+            if reverse is not None and columns is not None:
+                reverse[left:right] = columns

@@ -22,6 +22,8 @@ _LEAST_ROWS, _LEAST_COLUMNS = 64, 256
 _USUAL_LIMIT = 4 << 30
 _KEY = 8  # bytes
 _LIST_BUFFERS = 80 << 20  # what one thread keeps its rows' lists, panel and packed rows in (csrc/cpu/mine_tile.cpp)
+_CUDA_WORKSPACE = 2 << 30  # MiningBudget of csrc/cuda/mining_choice.h
+_CUDA_ROW = 64  # bounds and limits of a row
 _PER_COLUMN = 192  # a column's list besides its keys, bounds of its row
 _PLAIN_PANEL = 1024 * 4096 * 64  # float64 products, scores and keys of a panel of the plain path
 
@@ -78,7 +80,12 @@ class _Sizes:
         self._reverse = len(task.candidates) * depth_reverse * _KEY
         # The lists of all rows that wait for more candidates, and the rows themselves where they are in a file.
         self.resident_row = depth * _KEY + (0 if task.anchors.in_memory else width * dtype.itemsize)
-        if has_kernel(device, dtype):
+        if device.type == "cuda" and has_kernel(device, dtype, max(depth, depth_reverse)):
+            staged = 0 if task.anchors.in_memory else width * dtype.itemsize
+            self._row = 2 * depth * _KEY + staged + _CUDA_ROW
+            self._column = 2 * depth_reverse * _KEY + 3 * staged + _CUDA_ROW
+            self._fixed = _CUDA_WORKSPACE
+        elif has_kernel(device, dtype):
             wide = 0 if task.candidates.in_memory and dtype == torch.float32 else width * 4
             packed = width * 6  # as bfloat16 and, where that cannot tell rows apart, as float32
             self._row = 2 * depth * _KEY + wide + 32

@@ -6,18 +6,20 @@ before it is mined; there are two of each, so mining waits only where reading is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .embeddings import TensorSource
+
 _SLOTS = 2
 
 
 class RowSource(Protocol):
-    """A matrix of which some rows at a time are brought to the CPU."""
+    """A matrix of which some rows at a time are brought to the CPU, or that is on the device already."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # (N, D)
@@ -32,14 +34,14 @@ def staged_blocks(
     source: RowSource,
     ranges: Iterable[tuple[int, int]],
     device: torch.device | str,
-) -> Iterator[Tensor]:  # each (stop - start, D) on the device
+) -> Generator[Tensor, None, None]:  # each (stop - start, D) on the device
     """The rows [start, stop) of each range, in their order.
 
     A block may be used until the next one is asked for, on the stream that is current then. Whoever stops early closes
     the iterator (or drops it); an error of the source is raised where its block is asked for.
     """
     device = torch.device(device)
-    if device.type != "cuda":
+    if device.type != "cuda" or (isinstance(source, TensorSource) and source.tensor.is_cuda):
         for start, stop in ranges:
             yield source.rows(start, stop).to(device)
         return

@@ -11,6 +11,8 @@ from .. import _ops
 from . import plain
 from .side import Side
 
+_LONGEST_ON_CUDA = 8192  # kMostListed of csrc/cuda/mining.h: a list is sorted in shared memory
+
 
 def mine_tile(
     anchors: Side,  # n rows
@@ -25,13 +27,17 @@ def mine_tile(
     belong to anchor i and score at most ``anchors.caps[i]``; list j of the candidates likewise with keys (score,
     anchor) and ``candidates.caps[j]``. The result is defined to the bit, so tiles may come in any order, on any device.
     """
-    if has_kernel(anchors.rows.device, anchors.rows.dtype):
+    longest = max(anchor_keys.shape[1], 0 if candidate_keys is None else candidate_keys.shape[1])
+    if has_kernel(anchors.rows.device, anchors.rows.dtype, longest):
         if anchors.rows.device.type == "cpu":  # half precision is exact in float32
             anchors, candidates = (replace(side, rows=side.rows.float()) for side in (anchors, candidates))
         return _ops.mine_tile(anchors, candidates, anchor_keys, candidate_keys)
     return plain.mine_tile(anchors, candidates, anchor_keys, candidate_keys)
 
 
-def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the fused operator takes rows of that kind; plain PyTorch serves the others."""
-    return device.type == "cpu" and dtype != torch.float64
+def has_kernel(device: torch.device, dtype: torch.dtype, longest: int = 1) -> bool:
+    """Whether the fused operator takes rows of that kind and lists of that length; plain PyTorch serves the others."""
+    if dtype == torch.float64:
+        return False
+    on_cuda = device.type == "cuda" and longest <= _LONGEST_ON_CUDA and _ops.has_kernel(torch.empty(0, device=device))
+    return device.type == "cpu" or on_cuda

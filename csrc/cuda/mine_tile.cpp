@@ -3,7 +3,7 @@
 
 #include "cuda/host.h"
 #include "cuda/mining_plan.h"
-#include "mine_tile_inputs.h"
+#include "mine_checks.h"
 
 namespace aoq::cuda {
 namespace {
@@ -12,49 +12,71 @@ enum class Way : int64_t { kChoose = 0, kPlain = 1, kFilter = 2 };
 
 using Outputs = std::tuple<Tensor, Tensor>;
 
-template <class T>
-const T* values_of(const std::optional<Tensor>& tensor) {
-  return tensor ? data_of<const T>(*tensor) : nullptr;
-}
+// The tensors of one side; every pointer into them is valid while this lives.
+class LoadedSide {
+ public:
+  LoadedSide(const Tensor& rows, int64_t first, const Tensor& before, const Tensor& keys)
+      : rows_(aligned_rows(rows)),
+        count_(rows.size(0)),
+        first_(first),
+        before_(torch::stable::contiguous(before)),
+        keys_(keys) {}
+  // A side without lists.
+  LoadedSide(const Tensor& rows, int64_t first) : rows_(aligned_rows(rows)), count_(rows.size(0)), first_(first) {}
 
-// `rows` are aligned; `keys` (count, k) become the lists.
-template <class Element>
-device::MiningSide<Element> load_side(const MinedSide& side, const Tensor& rows, const Tensor& keys) {
-  device::Lists lists{};
-  lists.count = side.rows.size(0);
-  lists.caps = values_of<float>(side.caps);
-  if (side.keys) {
-    lists.k = side.keys->size(1);
-    lists.before = values_of<TopKKey>(side.keys);
-    lists.keys = data_of<TopKKey>(keys);
+  void know(const std::optional<Tensor>& ids, const std::optional<Tensor>& labels, const std::optional<Tensor>& offsets,
+            const std::optional<Tensor>& caps) {
+    identity_ = {keep<int64_t>(ids), keep<int64_t>(labels), keep<int64_t>(offsets)};
+    caps_ = keep<float>(caps);
   }
-  return {data_of<const Element>(rows), rows.stride(0), side.first,
-          Identities{values_of<int64_t>(side.ids), values_of<int64_t>(side.labels), values_of<int64_t>(side.offsets)},
-          lists};
-}
+
+  int64_t width() const { return padded_width(rows_); }
+
+  template <class Element>
+  device::MiningSide<Element> get() const {
+    device::Lists lists{};
+    lists.count = count_;
+    lists.caps = caps_;
+    if (before_) {
+      lists.k = before_->size(1);
+      lists.before = data_of<const TopKKey>(*before_);
+      lists.keys = data_of<TopKKey>(*keys_);
+    }
+    return {data_of<const Element>(rows_), rows_.stride(0), first_, identity_, lists};
+  }
+
+ private:
+  template <class T>
+  const T* keep(const std::optional<Tensor>& tensor) {
+    return tensor ? data_of<const T>(kept_.emplace_back(torch::stable::contiguous(*tensor))) : nullptr;
+  }
+
+  Tensor rows_;
+  int64_t count_, first_;
+  std::optional<Tensor> before_, keys_;
+  Identities identity_{};
+  const float* caps_ = nullptr;
+  std::vector<Tensor> kept_;
+};
 
 template <class Element>
-void mine(const DeviceScope& scope, const MinedSides& sides, Way way, int64_t panel, const Outputs& out) {
-  const Tensor anchor_rows = aligned_rows(sides.anchors.rows), candidate_rows = aligned_rows(sides.candidates.rows);
+void mine(const DeviceScope& scope, const LoadedSide& anchors, const LoadedSide& candidates, Way way, int64_t panel) {
   device::Mining<Element> mining{};
-  mining.anchors = load_side<Element>(sides.anchors, anchor_rows, std::get<0>(out));
-  mining.candidates = load_side<Element>(sides.candidates, candidate_rows, std::get<1>(out));
-  mining.width = padded_width(anchor_rows);
+  mining.anchors = anchors.get<Element>();
+  mining.candidates = candidates.get<Element>();
+  mining.width = anchors.width();
   mining.multiplies_plainly = way == Way::kPlain;
   device::MiningBudget budget;
   if (panel > 0) budget.most_rows = panel;
-  const device::Lists &anchors = mining.anchors.lists, &candidates = mining.candidates.lists;
-  mining.choice = device::choose_mining(anchors.count, candidates.count, anchors.k, candidates.k, budget);
+  const device::Lists &rows = mining.anchors.lists, &columns = mining.candidates.lists;
+  mining.choice = device::choose_mining(rows.count, columns.count, rows.k, columns.k, budget);
   const auto [memory, placed] = allocate(scope, [&](Arena& arena) { return device::take_mining(arena, mining); });
   device::run_mining(placed, scope.stream);
 }
 
-// A contiguous copy; without lists, an empty tensor.
-Tensor copy_of(const DeviceScope& scope, const std::optional<Tensor>& keys, bool empty) {
-  if (!keys) return scope.empty({0}, ScalarType::Long);
-  Tensor copy = scope.empty({keys->size(0), keys->size(1)}, ScalarType::Long);
-  if (!empty) torch::stable::copy_(copy, *keys);
-  return copy;
+void check_lists(const Tensor& keys, const char* name) {
+  STD_TORCH_CHECK(keys.size(1) <= device::kMostListed, name, " must have at most ", device::kMostListed,
+                  " keys a list on CUDA, got ", keys.size(1));
 }
 
 Outputs mine_tile(Tensor anchors, Tensor candidates, Tensor anchor_keys, std::optional<Tensor> candidate_keys,
@@ -63,23 +85,32 @@ Outputs mine_tile(Tensor anchors, Tensor candidates, Tensor anchor_keys, std::op
                   std::optional<Tensor> anchor_offsets, std::optional<Tensor> candidate_labels,
                   std::optional<Tensor> candidate_offsets, std::optional<Tensor> anchor_caps,
                   std::optional<Tensor> candidate_caps, double, int64_t arithmetic, int64_t panel) {
-  const MinedSides sides({anchors, anchor_keys, first_anchor, anchor_ids, anchor_labels, anchor_offsets, anchor_caps},
-                         {candidates, candidate_keys, first_candidate, candidate_ids, candidate_labels,
-                          candidate_offsets, candidate_caps});
+  const TileArguments given{anchors,          candidates,        anchor_keys,   candidate_keys, first_anchor,
+                            first_candidate,  anchor_ids,        candidate_ids, anchor_labels,  anchor_offsets,
+                            candidate_labels, candidate_offsets, anchor_caps,   candidate_caps};
+  check_tile(given);
+  check_floating(anchors, "anchors");
   STD_TORCH_CHECK(anchors.scalar_type() != ScalarType::Double, "anchors must not be float64 on CUDA");
-  for (const auto& keys : {sides.anchors.keys, sides.candidates.keys}) {
-    STD_TORCH_CHECK(!keys || keys->size(1) <= device::kMostListed, "lists must have at most ", device::kMostListed,
-                    " keys on CUDA");
-  }
+  check_lists(anchor_keys, "anchor_keys");
+  if (candidate_keys) check_lists(*candidate_keys, "candidate_keys");
   const Way way = check_enum(arithmetic, Way::kFilter, "arithmetic");
   const DeviceScope scope(anchors);
-  const bool nothing = anchors.size(0) == 0 || candidates.size(0) == 0;
-  const Outputs out{copy_of(scope, sides.anchors.keys, !nothing), copy_of(scope, sides.candidates.keys, !nothing)};
-  if (nothing) return out;
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  STD_TORCH_CHECK(cudaStreamIsCapturing(scope.stream, &capture) == cudaSuccess && capture == cudaStreamCaptureStatusNone,
+                  "mine_tile cannot be captured into a CUDA graph: it asks the device which lists to mine again");
+  const Outputs out{torch::stable::contiguous(torch::stable::clone(anchor_keys)),
+                    candidate_keys ? torch::stable::contiguous(torch::stable::clone(*candidate_keys))
+                                   : scope.empty({0}, ScalarType::Long)};
+  if (anchors.size(0) == 0 || candidates.size(0) == 0) return out;
+  LoadedSide rows(anchors, first_anchor, anchor_keys, std::get<0>(out));
+  LoadedSide columns = candidate_keys ? LoadedSide(candidates, first_candidate, *candidate_keys, std::get<1>(out))
+                                      : LoadedSide(candidates, first_candidate);
+  rows.know(anchor_ids, anchor_labels, anchor_offsets, anchor_caps);
+  columns.know(candidate_ids, candidate_labels, candidate_offsets, candidate_caps);
   switch (anchors.scalar_type()) {
-    case ScalarType::Half: mine<Half>(scope, sides, way, panel, out); break;
-    case ScalarType::BFloat16: mine<BFloat16>(scope, sides, way, panel, out); break;
-    default: mine<float>(scope, sides, way, panel, out);
+    case ScalarType::Half: mine<Half>(scope, rows, columns, way, panel); break;
+    case ScalarType::BFloat16: mine<BFloat16>(scope, rows, columns, way, panel); break;
+    default: mine<float>(scope, rows, columns, way, panel);
   }
   return out;
 }

@@ -12,7 +12,6 @@
 
 namespace aoq::device {
 
-inline constexpr TopKKey kNoKeyHere = std::numeric_limits<TopKKey>::min();  // where a list is not full
 inline constexpr int64_t kMostListed = 8192;                                // the longest list, sorted in shared memory
 inline constexpr int64_t kMostSampled = 8192;                               // places, kept in shared memory
 

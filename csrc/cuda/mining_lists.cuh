@@ -46,7 +46,7 @@ struct BoundsKernel {
     if (lane_index() != 0) return;
     const RowBound bound{std::sqrt(square), std::sqrt(off)};
     side.lists.bound[row] = bound;
-    side.lists.floor[row] = kNoKeyHere, side.lists.guess[row] = kNoGuess, side.lists.failed[row] = 0;
+    side.lists.floor[row] = kNoTopKKey, side.lists.guess[row] = kNoGuess, side.lists.failed[row] = 0;
     atomic_max(side.lists.greatest, std::bit_cast<uint64_t>(bound.norm));
     atomic_max(side.lists.greatest + 1, std::bit_cast<uint64_t>(bound.distance));
   }
@@ -66,7 +66,7 @@ struct LimitsKernel {
     const TopKKey last = p.lists.keys[i * p.lists.k + p.lists.k - 1], floor = p.lists.floor[i];
     const TopKKey reached = last > floor ? last : floor;
     const double error = list_error(p.width, p.unit, p.lists.bound[i], p.greatest);
-    const float certain = reached == kNoKeyHere ? kNoGuess : float_below(double(top_k_score(reached)) - error);
+    const float certain = reached == kNoTopKKey ? kNoGuess : float_below(double(top_k_score(reached)) - error);
     const float guess = p.lists.guess ? p.lists.guess[i] : kNoGuess;
     p.least[line] = certain > guess ? certain : guess;
     p.most[line] = p.lists.caps ? float_above(double(p.lists.caps[i]) + error) : std::numeric_limits<float>::infinity();
@@ -117,7 +117,7 @@ struct VerdictKernel {
     if (complete && p.lists.guess[i] != kNoGuess) {
       const double error = list_error(p.width, p.unit, p.lists.bound[i], p.greatest);
       const float beyond = float_above(double(p.lists.guess[i]) + error);
-      complete = last != kNoKeyHere && top_k_score(last) >= beyond;
+      complete = last != kNoTopKKey && top_k_score(last) >= beyond;
     }
     if (complete) return;
     p.lists.floor[i] = last;

@@ -66,7 +66,7 @@ struct MergeKernel {
       const int64_t j = top_k_index(hits[e]);
       const float score = Score::of(row, p.place.rows + j * p.place.stride, p.width);
       if (Score::leads() && first + Score::pair() < count) {
-        hits[e] = score > cap ? kNoKeyHere : top_k_key(score, uint32_t(p.place.first + j));
+        hits[e] = score > cap ? kNoTopKKey : top_k_key(score, uint32_t(p.place.first + j));
       }
     }
   }
@@ -84,7 +84,7 @@ struct MergeKernel {
     }
     sync_block();
     for (int64_t e = shared.taken + thread_index(); e < padded_k; e += kThreads) {
-      sorted[e] = e < k ? word_key(last) : kNoKeyHere;
+      sorted[e] = e < k ? word_key(last) : kNoTopKKey;
     }
     sync_block();
     sort_in_shared<kThreads>(sorted, int(padded_k));

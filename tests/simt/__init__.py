@@ -20,8 +20,9 @@ SCHEDULES = int(os.environ.get("AOQ_SIMT_SCHEDULES", "20"))  # that a result mus
 def load(binding: str) -> ModuleType:
     """The module of bind_<binding>.cpp, built if need be, in the flavour that AOQ_SIMT_FLAVOUR names.
 
-    ``run(name, *, seed=0, resident_blocks=3, most_switches=..., **arguments)`` runs a binding: it copies arrays in, and
-    returns a dict of the arrays that the kernel gives back. ``Error`` is raised where a kernel breaks CUDA's rules.
+    ``run(name, *, seed=0, resident_blocks=3, most_switches=..., cuts_off=False, **arguments)`` runs a binding: it
+    copies arrays in, and returns a dict of the arrays that the kernel gives back. ``Error`` is raised where a kernel
+    breaks CUDA's rules.
     ``last_report()`` is the number of switches of the last launch, and a hash of their order.
     """
     library = build(binding, os.environ.get("AOQ_SIMT_FLAVOUR", "plain"))

@@ -1,7 +1,9 @@
 #include "simt/arithmetic.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "simt/collectives.h"
 #include "simt/state.h"
@@ -9,6 +11,7 @@
 namespace aoq::simt {
 
 constexpr unsigned kAllLanes = ~0u;
+constexpr int kAtOnce = 4;  // products that a tensor core adds to a sum, the fewest of any
 
 static float low(uint32_t word, Operand operand) {
   return operand == Operand::kBFloat16 ? std::bit_cast<float>(word << 16)
@@ -40,6 +43,21 @@ static void unpack(const Lanes& lanes, Operand operand, int group, const uint32_
   }
 }
 
+// As a tensor core adds at the worst: it shifts all terms to the exponent of the greatest and cuts them off below 24
+// bits, then the sum.
+static float cut_off_sum(float c, const double* products, int count) {
+  constexpr int kBelow = std::numeric_limits<float>::digits - 1;
+  double greatest = std::fabs(static_cast<double>(c));
+  for (int k = 0; k < count; ++k) greatest = std::max(greatest, std::fabs(products[k]));
+  if (!(greatest > 0) || !std::isfinite(greatest)) greatest = 1;
+  const double unit = std::ldexp(1.0, std::ilogb(greatest) - kBelow);
+  double sum = std::trunc(c / unit);
+  for (int k = 0; k < count; ++k) sum += std::trunc(products[k] / unit);
+  sum *= unit;
+  const auto nearest = static_cast<float>(sum);
+  return std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 static void multiply(const Lanes& lanes) {
   const Operand operand = static_cast<const Fragments*>(lanes[0])->operand;
   const int depth = operand == Operand::kTf32 ? 8 : 16;
@@ -53,9 +71,13 @@ static void multiply(const Lanes& lanes) {
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
       float& c = static_cast<const Fragments*>(lanes[lane])->c[i];
-      double sum = c;
-      for (int k = 0; k < depth; ++k) sum += a[row][k] * b[column][k];
-      c = static_cast<float>(sum);
+      double products[16], sum = c;
+      for (int k = 0; k < depth; ++k) sum += products[k] = a[row][k] * b[column][k];
+      if (!active->schedule.cuts_off) {
+        c = static_cast<float>(sum);
+        continue;
+      }
+      for (int k = 0; k < depth; k += kAtOnce) c = cut_off_sum(c, products + k, kAtOnce);
     }
   }
 }

@@ -37,6 +37,7 @@ Schedule Call::schedule() const {
   if (integers.count("seed")) schedule.seed = static_cast<uint64_t>(integer("seed"));
   if (integers.count("resident_blocks")) schedule.resident_blocks = static_cast<int>(integer("resident_blocks"));
   if (integers.count("most_switches")) schedule.most_switches = static_cast<uint64_t>(integer("most_switches"));
+  if (integers.count("cuts_off")) schedule.cuts_off = integer("cuts_off") != 0;
   return schedule;
 }
 

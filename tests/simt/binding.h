@@ -50,7 +50,7 @@ class Call {
   int64_t integer(const std::string& name) const;  // or a bool
   double number(const std::string& name) const;
   const std::vector<int64_t>& shape(const std::string& name) const;
-  Schedule schedule() const;  // from seed, resident_blocks and most_switches
+  Schedule schedule() const;  // from seed, resident_blocks, most_switches and cuts_off
 
   // Null where the argument is absent. T and the array agree in size; the kind is the caller's affair.
   template <class T>

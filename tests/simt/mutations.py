@@ -451,4 +451,159 @@ SCORE = [
     ),
 ]
 
-MUTATIONS = [*FORWARD, *BACKWARD, *SCORE]
+MINING = [
+    *_of(
+        "mining",
+        "cuda/device/tile_hits.cuh",
+        ("lost tail", " || column >= p.columns.lines.count) return;", ") return;", "test_sizes", "asan"),
+        ("wrong index", "belong_together(p.row_identity, i, p", "belong_together(p.row_identity, row, p", "belong"),
+        ("out of bounds", "if (slot < hits.capacity) hits.keys", "hits.keys", "test_ties_by_the_hundred", "asan"),
+        (
+            "wrong index",
+            "append_hit(p.columns, column, hit.score, i);",
+            "append_hit(p.columns, column, hit.score, row);",
+            "test_blocks",
+        ),
+        (
+            "wrong index",
+            "queue_hits<kHalf, kHalf>(scores, queue);",
+            "queue_hits<0, kHalf>(scores, queue);",
+            "test_sizes",
+        ),
+        (
+            "missing barrier",
+            "  queue_hits<0, kHalf>(scores, queue);\n  sync_block();",
+            "  queue_hits<0, kHalf>(scores, queue);",
+            "test_sizes and 33",
+            "tsan",
+        ),
+        (
+            "wrong mask",
+            "!(score < least) && !(score > most)",
+            "!(score < least)",
+            "test_caps",
+            "plain",
+            "the merge tests the caps again",
+        ),
+    ),
+    *_of(
+        "mining",
+        "cuda/device/exact_score.cuh",
+        (
+            "wrong order",
+            "int half = kLanes / 2; half > 0; half /= 2",
+            "int half = 1; half < kLanes; half *= 2",
+            "order_of_the_sum",
+        ),
+        (
+            "wrong order",
+            "int half = kSize / 2; half > 0; half /= 2",
+            "int half = kSize / 2; half > 3; half /= 2",
+            "test_sizes",
+        ),
+    ),
+    *_of(
+        "mining",
+        "cuda/device/block_select.cuh",
+        (
+            "wrong tie",
+            "while (before + shared.bins[digit] < remaining)",
+            "while (before + shared.bins[digit] <= remaining)",
+            "test_lists",
+        ),
+        ("wrong order", "((first & size) == 0)", "((first & stride) == 0)", "test_lists"),
+        (
+            "missing barrier",
+            "sync_block();  // every key of this stretch has been read",
+            "",
+            "test_sizes and 33",
+            "tsan",
+        ),
+        (
+            "wrong index",
+            "keys[kept + before + popcount(votes & below)]",
+            "keys[kept + popcount(votes & below)]",
+            "test_ties_by",
+        ),
+        ("lost tail", "(below < 64 && word >> below != found)", "false", "test_lists"),
+    ),
+    *_of(
+        "mining",
+        "cuda/mining_merge.cuh",
+        (
+            "missing rule",
+            "if (found > p.hits.capacity && thread_index() == 0) p.line.lists.failed[i] = 1;",
+            "",
+            "test_ties_by",
+        ),
+        ("wrong bound", "- 2 * error));", "));", "test_ties_by or cut_sums"),
+        ("wrong bound", "float_below(double(cap) - error)", "cap", "test_caps"),
+        ("wrong tie", "score > cap ? kNoTopKKey", "score >= cap ? kNoTopKKey", "test_caps"),
+        ("wrong index", "uint32_t(p.place.first + j)", "uint32_t(j)", "test_sizes"),
+        (
+            "wrong index",
+            "p.place.rows + j * p.place.stride",
+            "p.place.rows + j * p.width",
+            "test_sizes",
+            "plain",
+            "rows have no gaps in these tests",
+        ),
+        ("wrong tie", "if (word(e) > last) sorted", "if (word(e) >= last) sorted", "test_sizes", "asan"),
+    ),
+    *_of(
+        "mining",
+        "cuda/mining_lists.cuh",
+        (
+            "wrong bound",
+            "float_below(double(top_k_score(reached)) - error)",
+            "top_k_score(reached)",
+            "any_order or thousands or cut",
+        ),
+        ("wrong bound", "float_above(double(p.lists.caps[i]) + error)", "p.lists.caps[i]", "test_caps"),
+        ("missing rule", "complete = last != kNoTopKKey && top_k_score(last) >= beyond;", "", "too_high"),
+        (
+            "wrong bound",
+            "bound{std::sqrt(square), std::sqrt(off)}",
+            "bound{std::sqrt(square), 0}",
+            "test_ties_by or test_caps",
+        ),
+    ),
+    *_of(
+        "mining",
+        "cuda/mining_plan.h",
+        ("missing rule", "line.lists.guess = nullptr;", "", "too_high"),
+        ("key not reset", "launch_restore({line.lists, failed}, stream);", "", "test_ties_by"),
+        (
+            "lost tail",
+            "tiles_along(anchors.count - block, m.choice.blocks)",
+            "tiles_along(anchors.count, m.choice.blocks)",
+            "test_blocks",
+            "asan",
+        ),
+        (
+            "wrong score",
+            "multiplies_plainly ? kFloatUnit : kTensorUnit",
+            "multiplies_plainly ? kFloatUnit : 0x1p-40",
+            "cut_sums",
+        ),
+    ),
+    *_of(
+        "mining",
+        "math/round_outward.h",
+        (
+            "wrong rounding",
+            "key_score<float>(order_key(nearest) - 1) : nearest",
+            "nearest : nearest",
+            "test_caps",
+            "plain",
+            "the bound has room for one rounding",
+        ),
+    ),
+    *_of(
+        "mining",
+        "math/identity.h",
+        ("wrong mask", "a < x.offsets[i + 1] && b", "a + 1 < x.offsets[i + 1] && b", "belong"),
+    ),
+]
+
+MUTATIONS = [*FORWARD, *BACKWARD, *SCORE, *MINING]

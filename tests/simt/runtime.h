@@ -21,6 +21,7 @@ struct Schedule {
   uint64_t seed = 0;
   int resident_blocks = 3;               // blocks that run at the same time
   uint64_t most_switches = 100'000'000;  // a launch that takes more is stuck
+  bool cuts_off = false;                 // matrix instructions cut their sums off, as tensor cores do
 };
 
 struct Report {
