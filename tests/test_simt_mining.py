@@ -21,8 +21,11 @@ PLENTY = 1 << 31
 EVERY_ARITHMETIC = [(torch.float32, 1), (torch.float32, 2), (torch.bfloat16, 2), (torch.float16, 2)]
 
 
-def padded(rows: Tensor) -> Any:
-    rows = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % (16 // rows.element_size()))).contiguous()
+def padded(rows: Tensor, gap: int) -> Any:
+    """Rows of whole 16-byte pieces, and between them some pieces of NaN."""
+    piece = 16 // rows.element_size()
+    rows = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % piece))
+    rows = torch.nn.functional.pad(rows, (0, gap * piece), value=torch.nan).contiguous()
     return (rows.view(torch.int16) if rows.element_size() == 2 else rows).numpy()
 
 
@@ -39,6 +42,7 @@ class Case:
     least_sampled: int = 1024
     most_rows: int = PLENTY
     cuts_off: bool = False
+    gap: int = 0  # 16-byte pieces between rows
     report: dict[str, int] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
@@ -54,7 +58,8 @@ class Case:
             ("anchor", self.anchors, self.anchor_keys),
             ("candidate", self.candidates, self.candidate_keys),
         ):
-            given[name] = padded(side.rows)
+            given[name] = padded(side.rows, self.gap)
+            given["width"] = given[name].shape[1] - self.gap * (16 // side.rows.element_size())
             given[f"first_{name}"] = side.first
             given[f"{name}_keys"] = None if keys is None else keys.numpy()
             given[f"{name}_ids"] = None if side.ids is None else side.ids.numpy()
@@ -125,6 +130,15 @@ def test_sizes(n: int, m: int, width: int, dtype: torch.dtype, arithmetic: int) 
 def test_lists_of_any_length(k: int) -> None:
     """Also longer than there are candidates."""
     make(20, 100, k=k, candidate_k=max(1, k // 3)).check()
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS, ids=str)
+def test_rows_with_gaps_between_them(dtype: torch.dtype) -> None:
+    make(30, 50, width=13, dtype=dtype, gap=3).check()
+
+
+def test_rows_too_long_to_be_converted() -> None:
+    make(3, 5, width=8200).check()
 
 
 def test_one_direction() -> None:

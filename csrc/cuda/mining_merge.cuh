@@ -2,6 +2,8 @@
 // their fast scores, the others get their score, and the k greatest of list and hits are the new list.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/device/block_select.cuh"
 #include "cuda/device/exact_score.cuh"
 #include "cuda/mining.h"
@@ -13,6 +15,7 @@ template <class Element>
 struct MergeKernel {
   using Params = MergeParams<Element>;
   static constexpr int kThreads = 128;
+  static constexpr int kBlocksPerProcessor = 5;  // rows are fetched from anywhere: many must be on their way
 
   struct Shared {
     SelectShared<kThreads> select;
@@ -20,7 +23,14 @@ struct MergeKernel {
   };
   static constexpr int kListOffset = (int(sizeof(Shared)) + 15) / 16 * 16;
 
-  static int64_t shared_bytes(const Params& p) { return kListOffset + p.padded_k * int64_t(sizeof(TopKKey)); }
+  // The line's row is converted once, unless it is very long; where it was, the list is sorted later.
+  static constexpr int64_t kMostConverted = kMostListed;
+
+  static int64_t shared_bytes(const Params& p) {
+    static_assert(sizeof(double) == sizeof(TopKKey));
+    const int64_t row = p.width <= kMostConverted ? p.width : 0;
+    return kListOffset + std::max(p.padded_k, row) * int64_t(sizeof(TopKKey));
+  }
 
   AOQ_DEVICE static void run(const Params& p) {
     const int64_t line = block_index(), i = p.hits.lines.at(line), k = p.line.lists.k;
@@ -35,7 +45,15 @@ struct MergeKernel {
     int64_t count = found < p.hits.capacity ? found : p.hits.capacity;
     count = drop_behind(hits, count, list, k, cap, error, shared);
     if (count == 0) return;
-    score(p, i, hits, count, cap);
+    const Element* const row = p.line.rows + i * p.line.stride;
+    if (p.width <= kMostConverted) {
+      auto* const converted = reinterpret_cast<double*>(shared_memory() + kListOffset);
+      for (int64_t d = thread_index(); d < p.width; d += kThreads) converted[d] = double(widen(row[d]));
+      sync_block();
+      score(p, converted, hits, count, cap);
+    } else {
+      score(p, row, hits, count, cap);
+    }
     sync_block();
     auto* const sorted = reinterpret_cast<TopKKey*>(shared_memory() + kListOffset);
     select(hits, count, list, k, sorted, p.padded_k, shared);
@@ -57,14 +75,16 @@ struct MergeKernel {
     return keep_in_front<kThreads>(hits, count, [&](TopKKey key) { return key >= floor; }, shared.select);
   }
 
-  AOQ_DEVICE static void score(const Params& p, int64_t i, TopKKey* hits, int64_t count, float cap) {
+  // `row` is the line's, as it is or converted.
+  template <class Left>
+  AOQ_DEVICE static void score(const Params& p, const Left* row, TopKKey* hits, int64_t count, float cap) {
     using Score = ExactScore<Element>;
     constexpr int kPairs = Score::kPairs * (kThreads / kWarpSize);
-    const Element* const row = p.line.rows + i * p.line.stride;
     for (int64_t first = warp_index() * Score::kPairs; first < count; first += kPairs) {
       const int64_t e = first + Score::pair() < count ? first + Score::pair() : count - 1;
       const int64_t j = top_k_index(hits[e]);
       const float score = Score::of(row, p.place.rows + j * p.place.stride, p.width);
+      sync_warp();  // every lane of the pair has read its key
       if (Score::leads() && first + Score::pair() < count) {
         hits[e] = score > cap ? kNoTopKKey : top_k_key(score, uint32_t(p.place.first + j));
       }

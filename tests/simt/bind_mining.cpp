@@ -36,7 +36,7 @@ void mine(Call& call) {
   Mining<Element> mining{};
   mining.anchors = side_of<Element>(call, "anchor");
   mining.candidates = side_of<Element>(call, "candidate");
-  mining.width = call.shape("anchor")[1];
+  mining.width = call.integer("width");
   mining.multiplies_plainly = call.integer("arithmetic") == 1;
   const MiningBudget budget{call.integer("bytes"), call.integer("least_sampled"), call.integer("most_rows")};
   const Lists &anchors = mining.anchors.lists, &candidates = mining.candidates.lists;
