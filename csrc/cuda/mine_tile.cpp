@@ -96,12 +96,17 @@ Outputs mine_tile(Tensor anchors, Tensor candidates, Tensor anchor_keys, std::op
   const Way way = check_enum(arithmetic, Way::kFilter, "arithmetic");
   const DeviceScope scope(anchors);
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  STD_TORCH_CHECK(cudaStreamIsCapturing(scope.stream, &capture) == cudaSuccess && capture == cudaStreamCaptureStatusNone,
-                  "mine_tile cannot be captured into a CUDA graph: it asks the device which lists to mine again");
-  const Outputs out{torch::stable::contiguous(torch::stable::clone(anchor_keys)),
-                    candidate_keys ? torch::stable::contiguous(torch::stable::clone(*candidate_keys))
-                                   : scope.empty({0}, ScalarType::Long)};
-  if (anchors.size(0) == 0 || candidates.size(0) == 0) return out;
+  STD_TORCH_CHECK(
+      cudaStreamIsCapturing(scope.stream, &capture) == cudaSuccess && capture == cudaStreamCaptureStatusNone,
+      "mine_tile cannot be captured into a CUDA graph: it asks the device which lists to mine again");
+  const bool nothing = anchors.size(0) == 0 || candidates.size(0) == 0;
+  const auto lists = [&](const Tensor& keys) {
+    Tensor out = scope.empty({keys.size(0), keys.size(1)}, ScalarType::Long);
+    if (nothing) torch::stable::copy_(out, keys);
+    return out;
+  };
+  const Outputs out{lists(anchor_keys), candidate_keys ? lists(*candidate_keys) : scope.empty({0}, ScalarType::Long)};
+  if (nothing) return out;
   LoadedSide rows(anchors, first_anchor, anchor_keys, std::get<0>(out));
   LoadedSide columns = candidate_keys ? LoadedSide(candidates, first_candidate, *candidate_keys, std::get<1>(out))
                                       : LoadedSide(candidates, first_candidate);

@@ -47,8 +47,15 @@ struct BoundsKernel {
     const RowBound bound{std::sqrt(square), std::sqrt(off)};
     side.lists.bound[row] = bound;
     side.lists.floor[row] = kNoTopKKey, side.lists.guess[row] = kNoGuess, side.lists.failed[row] = 0;
-    atomic_max(side.lists.greatest, std::bit_cast<uint64_t>(bound.norm));
-    atomic_max(side.lists.greatest + 1, std::bit_cast<uint64_t>(bound.distance));
+    raise(side.lists.greatest, bound.norm);
+    raise(side.lists.greatest + 1, bound.distance);
+  }
+
+ private:
+  // Bits of doubles that are not negative are in the order of these. Few rows are the greatest so far.
+  AOQ_DEVICE static void raise(uint64_t* greatest, double value) {
+    const auto bits = std::bit_cast<uint64_t>(value);
+    if (bits > load_relaxed(greatest)) atomic_max(greatest, bits);
   }
 };
 
