@@ -28,7 +28,7 @@ def build_info() -> dict[str, str]:
         "CUDA missing because": "" if architectures else facts["cuda_missing_because"],
         "CUDA architectures": architectures,
         "CPU kernels": "fused",
-        "CUDA kernels": "fused losses and selection; mining in plain PyTorch"
+        "CUDA kernels": "fused losses, selection and mining"
         if architectures
         else "none: CUDA tensors take the PyTorch reference",
     }
