@@ -477,14 +477,6 @@ MINING = [
             "test_sizes and 33",
             "tsan",
         ),
-        (
-            "wrong mask",
-            "!(score < least) && !(score > most)",
-            "!(score < least)",
-            "test_caps",
-            "plain",
-            "the merge tests the caps again",
-        ),
     ),
     *_of(
         "mining",
@@ -583,18 +575,6 @@ MINING = [
             "multiplies_plainly ? kFloatUnit : kTensorUnit",
             "multiplies_plainly ? kFloatUnit : 0x1p-40",
             "cut_sums",
-        ),
-    ),
-    *_of(
-        "mining",
-        "math/round_outward.h",
-        (
-            "wrong rounding",
-            "key_score<float>(order_key(nearest) - 1) : nearest",
-            "nearest : nearest",
-            "test_caps",
-            "plain",
-            "the bound has room for one rounding",
         ),
     ),
     *_of(
