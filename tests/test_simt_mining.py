@@ -127,7 +127,7 @@ def test_sizes(n: int, m: int, width: int, dtype: torch.dtype, arithmetic: int) 
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 64, 100, 130])
-def test_lists_of_any_length(k: int) -> None:
+def test_depths(k: int) -> None:
     """Also longer than there are candidates."""
     make(20, 100, k=k, candidate_k=max(1, k // 3)).check()
 
@@ -293,7 +293,7 @@ def test_a_limit_that_was_too_high_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_tiles_in_any_order_give_the_same_lists(sampled: bool) -> None:
+def test_tiles_in_any_order_give_the_same_keys(sampled: bool) -> None:
     case = make(90, 160, k=7, candidate_k=5, least_sampled=16 if sampled else PLENTY)
     case.anchors = replace(case.anchors, ids=torch.arange(90) // 2)
     case.candidates = replace(case.candidates, ids=torch.arange(160) // 4)
@@ -314,7 +314,7 @@ def test_tiles_in_any_order_give_the_same_lists(sampled: bool) -> None:
         assert torch.equal(rows, whole[0]) and whole[1] is not None and torch.equal(columns, whole[1])
 
 
-def test_full_lists_that_nothing_beats_stay() -> None:
+def test_full_ones_that_nothing_beats_stay() -> None:
     case = make(40, 80)
     best = plain.keys.pack(torch.full((40, 5), 9.0), torch.arange(5)[None] + 10_000)
     case.anchor_keys = best.sort(dim=1, descending=True).values

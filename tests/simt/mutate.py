@@ -38,7 +38,7 @@ SMALL = {
     "forward": "test_widths and 40 or test_candidates_tie",
     "backward": "test_rows_of_a_gathered or test_hub and 12",
     "score": "test_forward_objectives or test_backward_of_some_rows",
-    "mining": "test_sizes and 33 or test_lists",
+    "mining": "test_sizes and 33 or test_depths",
 }
 EVERYTHING = "test"
 

@@ -501,9 +501,9 @@ MINING = [
             "wrong tie",
             "while (before + shared.bins[digit] < remaining)",
             "while (before + shared.bins[digit] <= remaining)",
-            "test_lists",
+            "test_depths",
         ),
-        ("wrong order", "((first & size) == 0)", "((first & stride) == 0)", "test_lists"),
+        ("wrong order", "((first & size) == 0)", "((first & stride) == 0)", "test_depths"),
         (
             "missing barrier",
             "sync_block();  // every key of this stretch has been read",
@@ -517,7 +517,7 @@ MINING = [
             "keys[kept + popcount(votes & below)]",
             "test_ties_by",
         ),
-        ("lost tail", "(below < 64 && word >> below != found)", "false", "test_lists"),
+        ("lost tail", "(below < 64 && word >> below != found)", "false", "test_depths"),
     ),
     *_of(
         "mining",
