@@ -1,0 +1,151 @@
+"""Cross attention between the regions of images and the words of texts: scores of every pair, or of given pairs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from aoq_ext.encoders.attention import FEATURE_NORMS, FOCAL, POOLINGS
+from aoq_ext.encoders.padding import check_features, check_lengths, mask_of
+from aoq_ext.encoders.score_grid import GridPlan, grid_scores
+from aoq_ext.encoders.score_rule import ScoreRule, Side
+
+DIRECTIONS = ("t2i", "i2t", "both")
+_CPU_CHUNK = 2**20  # products at a time: as many as a core's cache holds
+_GPU_CHUNK = 2**24  # ...and as many as keep a GPU busy
+_KEPT = 2**26  # products of a batch that are kept for the backward pass: 256 MiB in float32
+
+
+class CrossAttention(nn.Module):
+    """How well images and texts match by stacked cross attention (SCAN) or bidirectional focal attention (BFAN).
+
+    In ``t2i`` every word attends to the image's regions and is compared with what it attends to, and the words'
+    cosines are pooled into a score; in ``i2t`` regions attend to words; ``both`` is the sum of the two scores.
+    See `attention` for the mathematics and `SCAN` and `BFAN` for the sources.
+
+    All pairs are computed together, in blocks. A block's intermediate results are computed again for the backward
+    pass, so memory beyond the inputs, their gradients and the scores is bounded: some fifteen times ``chunk_elements``
+    numbers, and the products of regions and words themselves where a batch has no more than ``kept_elements``.
+    Where a loss gives few pairs a gradient, as one with hardest negatives does, the backward pass computes only those.
+
+    Padding is never read: whatever it holds, NaN included, scores and gradients are the same and its gradient is 0.
+    float16 and bfloat16 features are computed with in float32.
+
+    Args:
+        direction: ``"t2i"``, ``"i2t"`` or ``"both"``.
+        feature_norm: how products are normalised over the queries before the softmax over the context: ``"softmax"``,
+            ``"l2norm"``, ``"clipped_l2norm"``, ``"l1norm"``, ``"clipped_l1norm"``, ``"clipped"`` or ``"no_norm"``.
+        lambda_softmax: λ₁, the inverse temperature of that softmax.
+        pooling: ``"lse"`` (LogSumExp), ``"mean"``, ``"sum"`` or ``"max"`` over the queries.
+        lambda_lse: λ₂, how much LogSumExp magnifies the most relevant queries.
+        focal: which fragments of the context stay attended to: ``None`` (all, as SCAN has it), ``"equal"`` or
+            ``"prob"``.
+        chunk_elements: products of a region and a word in one block; by default, as many as suit the device.
+        kept_elements: see above; 0 keeps none.
+
+    Example:
+        >>> import torch
+        >>> images, texts = torch.randn(3, 36, 64), torch.randn(5, 12, 64)
+        >>> lengths = torch.tensor([12, 4, 7, 1, 9])
+        >>> CrossAttention()(images, texts, lengths).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(
+        self,
+        direction: str = "t2i",
+        feature_norm: str = "clipped_l2norm",
+        lambda_softmax: float = 9.0,
+        pooling: str = "lse",
+        lambda_lse: float = 6.0,
+        focal: str | None = None,
+        chunk_elements: int | None = None,
+        kept_elements: int = _KEPT,
+    ) -> None:
+        super().__init__()
+        _check_choice("direction", direction, DIRECTIONS)
+        _check_choice("feature_norm", feature_norm, FEATURE_NORMS)
+        _check_choice("pooling", pooling, POOLINGS)
+        if focal is not None:
+            _check_choice("focal", focal, FOCAL)
+        for name, value in (("lambda_softmax", lambda_softmax), ("lambda_lse", lambda_lse)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        if chunk_elements is not None and chunk_elements < 1:
+            raise ValueError(f"chunk_elements: expected a positive integer or None, got {chunk_elements}")
+        self.rule = ScoreRule(direction, feature_norm, lambda_softmax, pooling, lambda_lse, focal)
+        self.chunk_elements = chunk_elements
+        self.kept_elements = kept_elements
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{field.name}={getattr(self.rule, field.name)!r}" for field in fields(self.rule))
+
+    def forward(
+        self,
+        images: Tensor,  # (N, R, D)
+        texts: Tensor,  # (M, L, D)
+        lengths: Tensor,  # (M,) integers from 1 to L
+        image_lengths: Tensor | None = None,  # (N,) integers from 1 to R; None: every image has R regions
+    ) -> Tensor:  # (N, M)
+        """The score of every image and every text."""
+        check_features(images, texts)
+        text_lengths = check_lengths("lengths", lengths, texts)
+        if image_lengths is not None:
+            check_lengths("image_lengths", image_lengths, images)
+        if not len(images) or not len(texts):
+            return images.new_zeros(len(images), len(texts), dtype=_working(images).dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            # Long texts first: texts of a block then have about the same length, and little padding is computed.
+            order = sorted(range(len(text_lengths)), key=lambda text: -text_lengths[text])
+            sorted_lengths = [text_lengths[text] for text in order]
+            permutation = torch.tensor(order, device=texts.device)
+            image_side, text_side = self._sides(
+                images,
+                texts[:, : sorted_lengths[0]].index_select(0, permutation),
+                lengths.index_select(0, permutation),
+                image_lengths,
+            )
+            chunk = self.chunk_elements or (_CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK)
+            plan = GridPlan(self.rule, sorted_lengths, chunk, self.kept_elements)
+            return grid_scores(image_side, text_side, plan).index_select(1, torch.argsort(permutation))
+
+    def pairs(
+        self,
+        images: Tensor,  # (B, R, D)
+        texts: Tensor,  # (B, L, D)
+        lengths: Tensor,  # (B,) integers from 1 to L
+        image_lengths: Tensor | None = None,  # (B,) integers from 1 to R
+    ) -> Tensor:  # (B,)
+        """The score of each image and the text in the same place."""
+        check_features(images, texts)
+        if len(images) != len(texts):
+            raise ValueError(f"texts: expected as many as images, {len(images)}, got {len(texts)}")
+        text_lengths = check_lengths("lengths", lengths, texts)
+        if image_lengths is not None:
+            check_lengths("image_lengths", image_lengths, images)
+        if not len(images):
+            return images.new_zeros(0, dtype=_working(images).dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            image_side, text_side = self._sides(images, texts[:, : max(text_lengths)], lengths, image_lengths)
+            products = torch.bmm(text_side.features, image_side.features.mT)  # (B, L, R)
+            return self.rule.each_pair(products, image_side, text_side)
+
+    def _sides(self, images: Tensor, texts: Tensor, lengths: Tensor, image_lengths: Tensor | None) -> tuple[Side, Side]:
+        image_mask = None if image_lengths is None else mask_of(image_lengths, images.shape[1])
+        return (
+            Side.of(_working(images), image_mask, self.rule.attends_to_regions),
+            Side.of(_working(texts), mask_of(lengths, texts.shape[1]), self.rule.attends_to_words),
+        )
+
+
+def _working(features: Tensor) -> Tensor:
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    known = list(choices)  # type: ignore[call-overload]
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {known}, got {value!r}")

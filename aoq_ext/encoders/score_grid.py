@@ -1,0 +1,152 @@
+"""The scores of every image and every text in blocks, and their gradient in bounded memory.
+
+The backward pass computes what it needs again. A loss that looks at the hardest negatives leaves nearly all of the
+score matrix without a gradient: then only the pairs that have one are computed again, and the backward pass costs
+little. Otherwise it goes through the same blocks as the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from aoq_ext.encoders.score_rule import ScoreRule, Side
+
+_FEWEST_COLUMNS = 256  # words that a block should have, so that its matrix product runs at full speed
+_SPARSE = 0.125  # of the pairs: from this on, blocks are cheaper than single pairs
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """How to go through N images and M texts; the texts come longest first."""
+
+    rule: ScoreRule
+    text_lengths: list[int]
+    chunk_elements: int  # products in a block
+    kept_elements: int  # products that may be kept for the backward pass
+
+    def blocks(self, count: int, regions: int) -> Iterator[tuple[slice, slice]]:
+        """Images and texts of each block of ``count`` images."""
+        words = min(_FEWEST_COLUMNS, sum(self.text_lengths))
+        pieces = min(max(1, math.ceil(count * regions * words / self.chunk_elements)), count)
+        height = math.ceil(count / pieces)
+        columns = self.chunk_elements // (height * regions)
+        first = 0
+        while first < len(self.text_lengths):
+            width = max(1, columns // self.text_lengths[first])
+            for top in range(0, count, height):
+                yield slice(top, top + height), slice(first, first + width)
+            first += width
+
+    def keeps(self, count: int, regions: int) -> bool:
+        return count * regions * sum(self.text_lengths) <= self.kept_elements
+
+    def block(self, images: Side, texts: Side, rows: slice, columns: slice) -> tuple[Side, Side]:
+        return images.rows(rows, images.norm.shape[1]), texts.rows(columns, self.text_lengths[columns.start])
+
+
+def grid_scores(images: Side, texts: Side, plan: GridPlan) -> Tensor:
+    """images: of N; texts: of M, longest first -> (N, M)"""
+    scores: Tensor = _Grid.apply(plan, images, texts, *images.tensors(), *texts.tensors())
+    return scores
+
+
+class _Grid(torch.autograd.Function):
+    """The sides come twice: as they are, and as the tensors that autograd is to see."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: GridPlan, images: Side, texts: Side, *tensors: Tensor) -> Tensor:
+        count, regions = images.norm.shape
+        keep = any(ctx.needs_input_grad) and plan.keeps(count, regions)
+        scores = images.features.new_empty(count, len(plan.text_lengths))
+        kept = []
+        for rows, columns in plan.blocks(count, regions):
+            image, text = plan.block(images, texts, rows, columns)
+            products = _products(image, text)
+            scores[rows, columns] = plan.rule.every_pair(products, image, text)
+            if keep:
+                kept.append(products)
+        ctx.plan, ctx.masks, ctx.sizes = plan, (images.mask, texts.mask), (len(images.tensors()), len(texts.tensors()))
+        ctx.save_for_backward(*tensors, *kept)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        first, second = ctx.sizes
+        saved = ctx.saved_tensors
+        images, texts = _side(saved[:first], ctx.masks[0]), _side(saved[first : first + second], ctx.masks[1])
+        totals = [torch.zeros_like(tensor) for tensor in saved[: first + second]]
+        image_totals, text_totals = _side(totals[:first], None), _side(totals[first:], None)
+        with_gradient = gradient.mT.nonzero()  # (P, 2), text and image, longest texts first
+        if len(with_gradient) <= _SPARSE * gradient.numel():
+            _add_pairs(ctx.plan, images, texts, image_totals, text_totals, gradient, with_gradient)
+        else:
+            _add_blocks(ctx.plan, images, texts, image_totals, text_totals, gradient, saved[first + second :])
+        return None, None, None, *totals
+
+
+def _add_blocks(
+    plan: GridPlan, images: Side, texts: Side, image_totals: Side, text_totals: Side, gradient: Tensor,
+    kept: tuple[Tensor, ...],
+) -> None:  # fmt: skip
+    """Add to the totals the gradient of every pair's score."""
+    for block, (rows, columns) in enumerate(plan.blocks(*images.norm.shape)):
+        image, text = (side.leaves() for side in plan.block(images, texts, rows, columns))
+        products = (kept[block] if kept else _products(image, text)).detach().requires_grad_()
+        into_image, into_text = plan.block(image_totals, text_totals, rows, columns)
+        with torch.enable_grad():
+            scores = plan.rule.every_pair(products, image, text)
+        inputs = [products, *image.tensors()[1:], *text.tensors()[1:]]
+        wanted = torch.autograd.grad(scores, inputs, gradient[rows, columns], materialize_grads=True)
+        for total, addend in zip(into_image.tensors()[1:] + into_text.tensors()[1:], wanted[1:], strict=True):
+            total += addend
+        by_product = wanted[0].flatten(2).flatten(0, 1)  # (m L, n R)
+        flat_image, flat_text = image.features.detach().flatten(0, 1), text.features.detach().flatten(0, 1)
+        into_image.features.view(-1, flat_image.shape[1]).addmm_(by_product.mT, flat_text)
+        into_text.features.add_((by_product @ flat_image).view(into_text.features.shape))
+
+
+def _add_pairs(
+    plan: GridPlan, images: Side, texts: Side, image_totals: Side, text_totals: Side, gradient: Tensor, pairs: Tensor,
+) -> None:  # fmt: skip
+    """Add to the totals the gradient of the scores of ``pairs``: (P, 2), text and image."""
+    regions, width = images.features.shape[1:]
+    step = max(1, plan.chunk_elements // ((regions + texts.norm.shape[1]) * width))
+    longest_of_steps = [plan.text_lengths[text] for text in pairs[::step, 0].tolist()]
+    for step_index, longest in enumerate(longest_of_steps):
+        column, row = pairs[step_index * step :][:step].unbind(1)
+        image, text = images.rows(row, regions).leaves(), texts.rows(column, longest).leaves()
+        with torch.enable_grad():
+            scores = plan.rule.each_pair(torch.bmm(text.features, image.features.mT), image, text)
+        inputs = image.tensors() + text.tensors()
+        wanted = list(torch.autograd.grad(scores, inputs, gradient[row, column], materialize_grads=True))
+        for total in image_totals.tensors():
+            _add_rows(total, row, wanted.pop(0))
+        for total in text_totals.rows(slice(None), longest).tensors():
+            _add_rows(total, column, wanted.pop(0))
+
+
+def _add_rows(total: Tensor, index: Tensor, addend: Tensor) -> None:
+    """total[index] += addend, in an order that does not depend on scheduling: each device has one way that is so."""
+    if total.device.type == "cpu":
+        total.index_add_(0, index, addend)
+    else:
+        total.index_put_((index,), addend, accumulate=True)
+
+
+def _side(tensors: Any, mask: Tensor | None) -> Side:
+    features, norm, *gram = tensors
+    return Side(features, norm, gram[0] if gram else None, mask)
+
+
+def _products(images: Side, texts: Side) -> Tensor:
+    """-> (m, L, n, R): one matrix product of every word and every region"""
+    (n, regions), (m, words) = images.norm.shape, texts.norm.shape
+    return (texts.features.flatten(0, 1) @ images.features.flatten(0, 1).mT).view(m, words, n, regions)
