@@ -86,7 +86,8 @@ class Setting:
         gradient = BatchGradient(self.model, self.pairs, fabric, micro_batch, weight)
         loss = make_objective(self.model, LossConfig(objective=objective), objective, online, Processes())  # type: ignore[arg-type]
         self.model.zero_grad()
-        result = gradient(rows_of(batch or self.batch, self.sampler, objective), loss, Place(seed=5, step=3))
+        batch = batch or self.batch
+        result = gradient(rows_of(batch, self.sampler, objective), loss, Place(seed=5, step=3), len(batch))
         return result, [parameter.grad.clone() for parameter in self.model.parameters() if parameter.grad is not None]
 
 
@@ -281,20 +282,26 @@ def test_float16_is_refused_where_it_would_silently_be_something_else(tmp_path: 
         train(toy_config(tmp_path / "run", precision="16-mixed"))
 
 
-class OwnLoss(DualEncoder):
-    """A model with a loss of its own."""
+class OwnLoss(nn.Module):
+    """A loss of a model's own, its mean over the pairs."""
 
-    has_auxiliary_loss = True
+    def forward(self, regions: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return ((regions[:, 0] * lengths).sum() + tokens.sum()) / len(tokens)
 
-    def auxiliary_loss(self, image_features: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        return (image_features[:, 0] * lengths).sum() + tokens.sum()
+
+class Regions(Flat):
+    """An image encoder that has regions."""
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = self(images)
+        return embeddings, 2 * embeddings
 
 
 @pytest.mark.parametrize("micro_batch", [5, None])
 def test_scaled_gradients_are_the_plain_ones_times_the_scale(micro_batch: int | None) -> None:
     """What Fabric does with 16-mixed on a GPU; a model's own loss is scaled as well."""
-    setting = Setting()
-    setting.model.__class__ = OwnLoss
+    setting = Setting(image=Regions())
+    setting.model.auxiliary = OwnLoss()
     _, expected = setting.gradients("adaptive_quintuplet", "hardest", None)
     precision = MixedPrecision("bf16-mixed", "cpu")
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -305,19 +312,19 @@ def test_scaled_gradients_are_the_plain_ones_times_the_scale(micro_batch: int | 
 
 
 def test_a_models_own_loss_is_weighted_and_of_the_pairs_alone() -> None:
-    setting = Setting()
+    setting = Setting(image=Regions())
     _, without = setting.gradients("adaptive_quintuplet", "hardest", None)
-    setting.model.__class__ = OwnLoss
+    setting.model.auxiliary = OwnLoss()
     rows = rows_of(setting.batch, setting.sampler, "adaptive_quintuplet")
     images = setting.pairs.images_at(rows.image[:23], torch.device("cpu"))
-    tokens, lengths = setting.pairs.tokens_at(rows.text[:23], torch.device("cpu"))
-    own = setting.model.auxiliary_loss(setting.model.encode_images(images), tokens, lengths)
+    pairs = setting.pairs.tokens_at(rows.text[:23], torch.device("cpu"))
+    own = setting.model.with_auxiliary(images, *pairs, 23)[2]
     image = list(setting.model.image_encoder.parameters())
     expected = [a + 0.5 * b for a, b in zip(without, torch.autograd.grad(own, image))]
     for micro_batch in (None, 5):
         result, gradients = setting.gradients("adaptive_quintuplet", "hardest", micro_batch, weight=0.5)
-        torch.testing.assert_close(result.auxiliary, (0.5 * own).detach().float(), rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(gradients[: len(image)], expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(result.auxiliary, 0.5 * own.detach(), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(gradients[: len(image)], expected, rtol=1e-10, atol=1e-10)
 
 
 class Stop(Exception):

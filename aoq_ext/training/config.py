@@ -40,15 +40,18 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """The two encoders, or a model that is both. The text encoder, or that model, is also given vocabulary_size."""
+    """The two encoders, or a model that is both. What reads words is also given vocabulary_size."""
 
     image_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.ConvEncoder"))
     text_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.GRUEncoder"))
     matching: Component | None = None
-    """In place of the two encoders: a model that encodes images and texts itself, and may score pairs by anything but a
-    dot product (SCAN, BFAN). null: the two encoders."""
+    """In place of the two encoders, an aoq_ext.encoders.MatchingModel, which may score pairs by anything but a dot
+    product (aoq_ext.encoders.SCAN and BFAN). null: the two encoders."""
+    auxiliary: Component | None = None
+    """A loss of an image's regions and its caption, added to the other (aoq_ext.encoders.CaptioningLoss, with
+    aoq_ext.encoders.VSRNEncoder as the image encoder). null: none."""
     auxiliary_weight: float = 1.0
-    """The weight of the loss that a model adds of its own (VSRN: writing the caption); 0: that loss is not computed."""
+    """What that loss, a mean over the batch, is multiplied with before it is added to the other, a sum."""
 
 
 @dataclass
@@ -77,6 +80,9 @@ class OfflineConfig:
     remine_every: int | None = None
     """Epochs after which the training set is mined again with the weights of that moment, from the first epoch with
     offline terms on; lists, where given, serve until the first time. null: lists serve to the end, as in the paper."""
+    rerank: int = 4
+    """For a model that matches by scores: so many times the wanted negatives are found by the mean of its features, and
+    the hardest of those by its scores taken."""
     stale_after: int | None = None
     """Warn when the lists are of weights this many epochs behind, or of another run; null: never."""
 
@@ -188,6 +194,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "data.min_count": config.data.min_count,
         "offline.top_texts": config.offline.top_texts,
         "offline.top_images": config.offline.top_images,
+        "offline.rerank": config.offline.rerank,
         "optimizer.lr": config.optimizer.lr,
         "optimizer.clip_norm": config.optimizer.clip_norm,
         "loss.alpha": config.loss.alpha,

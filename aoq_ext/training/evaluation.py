@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,35 @@ import torch
 from torch import Tensor
 
 from aoq_ext._files import write_bytes_atomically
-from aoq_ext.metrics import ranks_from_embeddings, retrieval_metrics
+from aoq_ext.metrics import (
+    RetrievalRanks,
+    ranks_from_embeddings,
+    ranks_from_scores,
+    retrieval_metrics,
+    retrieval_metrics_from_scores,
+)
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.model import DualEncoder
+from aoq_ext.training.model import DualEncoder, ScoringModel
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import Processes
 from aoq_ext.training.run import RunFiles
+from aoq_ext.training.scoring import ScoredSplit
 
 
 def evaluate(
-    model: DualEncoder, pairs: EncodedPairs, folds: int = 1, processes: Processes | None = None
+    model: DualEncoder | ScoringModel, pairs: EncodedPairs, folds: int = 1, processes: Processes | None = None
 ) -> dict[str, float]:
-    """The metrics of ``model`` on ``pairs``; with ``processes``, which all call this, each embeds a share."""
-    images, texts = _embed(model, pairs, processes)
-
-    def metrics() -> dict[str, float]:
-        return retrieval_metrics(images, texts, torch.from_numpy(pairs.caption_image).to(images.device), folds=folds)
-
+    """The metrics of ``model`` on ``pairs``; with ``processes``, which all call this, each does a share."""
+    owners = torch.from_numpy(pairs.caption_image)
+    metrics: Callable[[], dict[str, float]]
+    if isinstance(model, DualEncoder):
+        embeddings = _embed(model, pairs, processes)
+        metrics = partial(retrieval_metrics, *embeddings, owners.to(embeddings[0].device), folds=folds)
+    else:
+        scores = ScoredSplit.encode(model, pairs).matrix(processes)
+        metrics = partial(retrieval_metrics_from_scores, scores, owners, folds=folds)
     return metrics() if processes is None else processes.by_leader("evaluating", metrics)
 
 
@@ -89,12 +100,33 @@ def _measure(
     pairs = [EncodedPairs(load_split(run.config.data, split), run.vocabulary) for run in runs]
     for run, other in zip(runs[1:], pairs[1:], strict=True):
         _check_same_data(runs[0], pairs[0], run, other)
-    models = [_embed(run.model, own) for run, own in zip(runs, pairs, strict=True)]
+    ranks = _ranks([run.model for run in runs], pairs, folds, weights)
     data = pairs[0].data
-    owners = torch.from_numpy(pairs[0].caption_image).to(models[0][0].device)
-    ranks = ranks_from_embeddings(models, owners, folds, weights)
     described = {"dataset": data.name, "images": len(data.images), "captions": len(data.captions), "folds": folds}
     return {"data": described, **ranks.report(resamples, level, seed)}
+
+
+def _ranks(
+    models: Sequence[DualEncoder | ScoringModel],
+    pairs: Sequence[EncodedPairs],
+    folds: int,
+    weights: Sequence[float] | None,
+) -> RetrievalRanks:
+    """Of all models together; where one of them matches by scores, all are given as scores."""
+    owners = torch.from_numpy(pairs[0].caption_image)
+    both = list(zip(models, pairs, strict=True))
+    embedded = [_embed(model, own) for model, own in both if isinstance(model, DualEncoder)]
+    if len(embedded) == len(models):
+        return ranks_from_embeddings(embedded, owners.to(embedded[0][0].device), folds, weights)
+    rest = iter(embedded)
+    scores: list[Any] = []
+    for model, own in both:
+        if isinstance(model, ScoringModel):
+            scores.append(ScoredSplit.encode(model, own).matrix())
+        else:
+            images, texts = next(rest)
+            scores.append((images @ texts.T).cpu())
+    return ranks_from_scores(scores, owners, folds, weights)
 
 
 def _embed(model: DualEncoder, pairs: EncodedPairs, processes: Processes | None = None) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ class BatchResult:
 
     loss: Tensor  # () of the whole batch, without the model's own
     features: StepFeatures
-    auxiliary: Tensor | None  # () the model's own loss of this process's pairs, weighted
+    auxiliary: Tensor | None  # () what this process's pairs add to the model's own loss, weighted
 
 
 class BatchGradient:
@@ -60,24 +60,27 @@ class BatchGradient:
         self.micro_batch = micro_batch
         self.auxiliary_weight = auxiliary_weight
 
-    def __call__(self, rows: StepRows, objective: Objective, place: Place) -> BatchResult:
+    def __call__(self, rows: StepRows, objective: Objective, place: Place, batch_size: int) -> BatchResult:
+        """batch_size: pairs of all processes"""
         chunks = rows.chunks(self.micro_batch)
         if len(chunks) > 1:
-            return self._in_chunks(rows, chunks, objective, place)
+            return self._in_chunks(rows, chunks, objective, place, batch_size)
         place.seed_torch()
-        image, text, auxiliary = self._encode(rows, chunks[0])
+        image, text, auxiliary = self._encode(rows, chunks[0], batch_size)
         features = self._features(image, text, rows)
         loss = objective.loss(features)
         self.fabric.backward(loss if auxiliary is None else loss + auxiliary)
         return _result(loss, features, auxiliary)
 
-    def _in_chunks(self, rows: StepRows, chunks: list[slice], objective: Objective, place: Place) -> BatchResult:
+    def _in_chunks(
+        self, rows: StepRows, chunks: list[slice], objective: Objective, place: Place, batch_size: int
+    ) -> BatchResult:
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         parts = []
         for number, chunk in enumerate(chunks):
             place.seed_torch(number)
             with torch.no_grad():
-                parts.append(self._encode(rows, chunk, auxiliary=False)[:2])
+                parts.append(self._encode(rows, chunk, batch_size)[:2])
         image, text = (transform(concatenate(side), _as_leaf) for side in zip(*parts, strict=True))
         del parts
         features = self._features(image, text, rows)
@@ -92,25 +95,23 @@ class BatchGradient:
         total = None
         for number, chunk in enumerate(chunks):
             place.seed_torch(number)
-            *both, auxiliary = self._encode(rows, chunk)
+            *both, auxiliary = self._encode(rows, chunk, batch_size)
             self._send_back(both, [image_grads[number], text_grads[number]], auxiliary)
             if auxiliary is not None:
                 total = auxiliary.detach() + (0 if total is None else total)
         return _result(loss, features, total)
 
-    def _encode(self, rows: StepRows, chunk: slice, auxiliary: bool = True) -> tuple[Features, Features, Tensor | None]:
-        """Features of these images and of these texts, and the model's own loss of the pairs among them."""
+    def _encode(self, rows: StepRows, chunk: slice, batch_size: int) -> tuple[Features, Features, Tensor | None]:
+        """Features of these images and of these texts, and what the pairs among them add to the model's own loss."""
         device = self.fabric.device
         images = self.pairs.images_at(rows.image[chunk], device)
         tokens, lengths = self.pairs.tokens_at(rows.text[chunk], device)
+        pairs = max(0, min(chunk.stop, rows.pairs) - chunk.start) if torch.is_grad_enabled() else 0
         with self.fabric.autocast():
-            image, text = self.model(images, tokens, lengths)
-            own = None
-            count = max(0, min(chunk.stop, rows.pairs) - chunk.start)
-            if auxiliary and count and self.auxiliary_weight > 0 and self.model.has_auxiliary_loss:
-                first = [part[:count] for part in (tokens, lengths)]
-                own = self.auxiliary_weight * self.model.auxiliary_loss(split_first(image, count), *first).float()
-        return full_precision(image), full_precision(text), own
+            image, text, auxiliary = self.model.with_auxiliary(images, tokens, lengths, pairs)
+        if auxiliary is not None:
+            auxiliary = auxiliary * (self.auxiliary_weight * pairs / batch_size)
+        return full_precision(image), full_precision(text), auxiliary
 
     def _features(self, image: Features, text: Features, rows: StepRows) -> StepFeatures:
         groups = self.pairs.groups_at(rows.image[: rows.pairs], self.fabric.device)
@@ -133,10 +134,6 @@ class BatchGradient:
         """By which Fabric multiplies a loss, so that half-precision gradients do not vanish."""
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         return float(scaler.get_scale()) if scaler is not None else 1.0
-
-
-def split_first(features: Features, count: int) -> Features:
-    return transform(features, lambda leaf: leaf[:count])
 
 
 def _as_leaf(tensor: Tensor) -> Tensor:

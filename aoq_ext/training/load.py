@@ -15,7 +15,7 @@ from aoq_ext.data import Vocabulary
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model
 from aoq_ext.training.config import ConfigError, TrainConfig
 from aoq_ext.training.embed import embed_images, embed_texts
-from aoq_ext.training.model import DualEncoder, build_model
+from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
 from aoq_ext.training.parse import load_config
 from aoq_ext.training.run import RunFiles
 
@@ -27,17 +27,24 @@ class LoadedRun:
     folder: Path
     which: str
     epoch: int  # of the weights, from 1
-    model: DualEncoder
+    model: DualEncoder | ScoringModel
     vocabulary: Vocabulary
     config: TrainConfig
 
     def embed_images(self, images: np.ndarray, batch_size: int = 512) -> Tensor:
         """images: (N, ...), as the data set stores them -> (N, D) float32"""
-        return embed_images(self.model, images, batch_size)
+        return embed_images(self._embedder(), images, batch_size)
 
     def embed_texts(self, captions: Sequence[str], batch_size: int = 2048) -> Tensor:
         """M captions -> (M, D) float32"""
-        return embed_texts(self.model, *self.vocabulary.encode(list(captions)), batch_size)
+        return embed_texts(self._embedder(), *self.vocabulary.encode(list(captions)), batch_size)
+
+    def _embedder(self) -> DualEncoder:
+        if not isinstance(self.model, DualEncoder):
+            raise ConfigError(
+                f"run: expected a model that matches by embeddings, got one that matches by scores in {self.folder}"
+            )
+        return self.model
 
 
 def load_run(run: str | Path, which: Literal["best", "last"] = "best", device: str | torch.device = "cpu") -> LoadedRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,17 @@ from torch import Tensor
 from aoq_ext.mining import caption_labels, mine_hard_negatives, mine_to_files
 from aoq_ext.mining.lists_folder import fingerprint_embeddings
 from aoq_ext.mining.progress import MiningProgress
+from aoq_ext.training.config import ConfigError
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.model import DualEncoder
+from aoq_ext.training.model import DualEncoder, ScoringModel
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import Processes
+from aoq_ext.training.scoring import ScoredSplit, pooled
+
+ALL_PAIRS = 1 << 20
+_Lists = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,14 @@ def mine_run(
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     data = load_split(loaded.config.data, loaded.config.data.train_split)
     pairs = EncodedPairs(data, loaded.vocabulary)
-    return mine_model(loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch, options)
+    rerank = loaded.config.offline.rerank
+    return mine_model(
+        loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch, options, rerank=rerank
+    )
 
 
 def mine_model(
-    model: DualEncoder,
+    model: DualEncoder | ScoringModel,
     pairs: EncodedPairs,
     k_text: int = 300,
     k_image: int = 60,
@@ -72,16 +80,26 @@ def mine_model(
     epoch: int | None = None,
     options: MiningOptions | None = None,
     processes: Processes | None = None,
+    rerank: int = 4,
 ) -> OfflineLists:
     """See `mine_run`; ``run`` and ``epoch`` say in the lists where the weights come from.
 
+    A model that matches by scores is too slow to score every pair. ``rerank`` times as many candidates as are wanted
+    are found by the mean of its features, exactly; these it scores, and the hardest are taken: what the mean ranks
+    lower is not seen. Of no more than ``ALL_PAIRS`` pairs every one is scored, and the lists are exact.
+
     ``processes``, which all call this with the same weights, share the work, and each gets all lists.
     """
-    data = pairs.data
-    images = embed_images(model, data.images, processes=processes)  # (N, D)
-    texts = embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)  # (M, D)
-    k_text, k_image = min(k_text, len(texts)), min(k_image, len(images))
-    found = _mine(pairs, images, texts, k_text, k_image, options or MiningOptions(), processes)
+    data, options = pairs.data, options or MiningOptions()
+    k_text, k_image = min(k_text, len(pairs.tokens)), min(k_image, len(data.images))
+    embeddings = None
+    if isinstance(model, DualEncoder):
+        images = embed_images(model, data.images, processes=processes)  # (N, D)
+        texts = embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)  # (M, D)
+        embeddings = fingerprint_embeddings(images, texts)
+        found = _mine(pairs, images, texts, k_text, k_image, options, processes)
+    else:
+        found = _mine_by_scores(model, pairs, k_text, k_image, options, processes, rerank)
     return OfflineLists(
         texts=found[0].astype(np.int32, copy=False),
         images=found[2].astype(np.int32, copy=False),
@@ -90,9 +108,36 @@ def mine_model(
         text_scores=found[1] if scores else None,
         image_scores=found[3] if scores else None,
         text_image=pairs.caption_image,
-        embeddings_fingerprint=fingerprint_embeddings(images, texts),
+        embeddings_fingerprint=embeddings,
         run=run,
         epoch=epoch,
+    )
+
+
+def _mine_by_scores(
+    model: ScoringModel,
+    pairs: EncodedPairs,
+    k_text: int,
+    k_image: int,
+    options: MiningOptions,
+    processes: Processes | None,
+    rerank: int,
+) -> _Lists:
+    for name in ("margin", "relative_margin", "max_score"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"{name}: expected none for a model that matches by scores, got {getattr(options, name)}")
+    split = ScoredSplit.encode(model, pairs)
+    images, texts = pooled(split.images), pooled(split.texts)
+    device = next(model.parameters()).device
+    every = len(images) * len(texts) <= ALL_PAIRS
+    wide_text = len(texts) if every else min(len(texts), rerank * (k_text + options.skip))
+    wide_image = len(images) if every else min(len(images), rerank * (k_image + options.skip))
+    found = _mine(
+        pairs, images.to(device), texts.to(device), wide_text, wide_image, replace(options, skip=0), processes
+    )
+    return (
+        *split.rerank(found[0].astype(np.int64), "images", options.skip, k_text, processes),
+        *split.rerank(found[2].astype(np.int64), "texts", options.skip, k_image, processes),
     )
 
 
@@ -104,7 +149,7 @@ def _mine(
     k_image: int,
     options: MiningOptions,
     processes: Processes | None = None,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+) -> _Lists:
     """Texts (N, k_text) of each image, their scores, images (M, k_image) of each text, their scores."""
     text_image = torch.from_numpy(pairs.caption_image)
     image_groups = torch.from_numpy(pairs.data.group_ids)  # (N,)

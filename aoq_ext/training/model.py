@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from aoq_ext.encoders.matching import Features as MatchingFeatures
+from aoq_ext.encoders.matching import MatchingModel
 from aoq_ext.training.components import build_encoder
 from aoq_ext.training.config import ConfigError, ModelConfig
-from aoq_ext.training.features import Features, leaves
+from aoq_ext.training.features import Features
 
 
 class Model(nn.Module):
@@ -20,8 +21,6 @@ class Model(nn.Module):
     so that training, validation and mining cannot disagree. Floating-point inputs (region features) pass untouched.
     """
 
-    has_auxiliary_loss = False
-
     @abstractmethod
     def encode_images(self, images: Tensor) -> Features:
         """images: (P, ...), uint8 or floating point -> features of P rows"""
@@ -30,32 +29,45 @@ class Model(nn.Module):
     def encode_texts(self, tokens: Tensor, lengths: Tensor) -> Features:
         """tokens: (Q, L); lengths: (Q,) -> features of Q rows"""
 
-    def auxiliary_loss(self, image_features: Features, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """A loss of the model's own, summed over these pairs -> ()"""
-        raise NotImplementedError
-
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Features, Features]:
         """images: (P, ...); tokens: (Q, L); lengths: (Q,)"""
         return self.encode_images(images), self.encode_texts(tokens, lengths)
 
+    def with_auxiliary(
+        self, images: Tensor, tokens: Tensor, lengths: Tensor, pairs: int
+    ) -> tuple[Features, Features, Tensor | None]:
+        """`forward`, and the mean of the model's own loss, if it has one, over the first ``pairs`` rows."""
+        return *self(images, tokens, lengths), None
+
 
 class DualEncoder(Model):
-    """An image encoder and a text encoder into one space, where a score is a dot product."""
+    """An image encoder and a text encoder into one space, where a score is a dot product.
 
-    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module) -> None:
+    Args:
+        auxiliary: a loss of an image's regions and its caption, called with ``regions, tokens, lengths``, its mean over
+            the pairs; the image encoder then has ``encode(images) -> embeddings, regions`` (`aoq_ext.encoders`:
+            CaptioningLoss and VSRNEncoder).
+    """
+
+    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module, auxiliary: nn.Module | None = None) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
+        self.auxiliary = auxiliary
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """images: (P, ...); tokens: (Q, L); lengths: (Q,) -> (P, D), (Q, D)"""
-        image, text = self.encode_images(images), self.encode_texts(tokens, lengths)
-        if image.shape[1] != text.shape[1]:
-            raise ConfigError(
-                f"model.text_encoder: expected embeddings as wide as those of model.image_encoder, "
-                f"{image.shape[1]}, got {text.shape[1]}"
-            )
-        return image, text
+        return _same_width(self.encode_images(images), self.encode_texts(tokens, lengths))
+
+    def with_auxiliary(
+        self, images: Tensor, tokens: Tensor, lengths: Tensor, pairs: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.auxiliary is None or pairs == 0:
+            return *self(images, tokens, lengths), None
+        image, regions = self.image_encoder.encode(_scaled(images))  # type: ignore[operator]
+        image = _checked(image, len(images), "model.image_encoder")
+        text = self.encode_texts(tokens, lengths)
+        return *_same_width(image, text), self.auxiliary(regions[:pairs], tokens[:pairs], lengths[:pairs])
 
     def encode_images(self, images: Tensor) -> Tensor:
         """-> (P, D)"""
@@ -66,8 +78,70 @@ class DualEncoder(Model):
         return _checked(self.text_encoder(tokens, lengths), len(tokens), "model.text_encoder")
 
 
+class ScoringModel(Model):
+    """A `MatchingModel` whose scores are no dot products, such as SCAN and BFAN.
+
+    Encoders run under autocast; scores are made outside of it, of float32 features.
+    """
+
+    def __init__(self, matching: MatchingModel) -> None:
+        super().__init__()
+        self.matching = matching
+
+    def encode_images(self, images: Tensor) -> MatchingFeatures:
+        return self.matching.encode_images(_scaled(images))
+
+    def encode_texts(self, tokens: Tensor, lengths: Tensor) -> MatchingFeatures:
+        return self.matching.encode_texts(tokens, lengths)
+
+    def scores(self, images: MatchingFeatures, texts: MatchingFeatures) -> Tensor:
+        """Features of N images and of M texts -> (N, M)"""
+        return _checked_scores(self.matching.scores(images, texts), (len(images), len(texts)), "scores")
+
+    def pair_scores(self, images: MatchingFeatures, texts: MatchingFeatures) -> Tensor:
+        """Features of B images and of B texts -> (B,)"""
+        return _checked_scores(self.matching.pair_scores(images, texts), (len(images),), "pair_scores")
+
+
+def build_model(config: ModelConfig, vocabulary_size: int) -> DualEncoder | ScoringModel:
+    """``config.matching`` where it is given: whole if it matches by scores, else its two encoders."""
+    auxiliary = None
+    if config.auxiliary is not None:
+        auxiliary = build_encoder(config.auxiliary, "model.auxiliary", vocabulary_size=vocabulary_size)
+    if config.matching is None:
+        image = build_encoder(config.image_encoder, "model.image_encoder")
+        text = build_encoder(config.text_encoder, "model.text_encoder", vocabulary_size=vocabulary_size)
+    else:
+        matching = build_encoder(config.matching, "model.matching", vocabulary_size=vocabulary_size)
+        if not isinstance(matching, MatchingModel):
+            raise ConfigError(
+                f"model.matching.factory: expected an aoq_ext.encoders.MatchingModel, got {type(matching).__name__} "
+                f"from {config.matching.factory}"
+            )
+        if matching.matches_by == "score":
+            if auxiliary is not None:
+                raise ConfigError("model.auxiliary: expected null with a model that matches by scores")
+            return ScoringModel(matching)
+        image, text = matching.image_encoder, matching.text_encoder
+    if auxiliary is not None and not callable(getattr(image, "encode", None)):
+        raise ConfigError(
+            f"model.auxiliary: expected an image encoder with encode(images) -> embeddings, regions, "
+            f"got {type(image).__name__} without it"
+        )
+    return DualEncoder(image, text, auxiliary)
+
+
 def _scaled(images: Tensor) -> Tensor:
     return images.float().mul_(2 / 255).sub_(1) if images.dtype == torch.uint8 else images
+
+
+def _same_width(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    if image.shape[1] != text.shape[1]:
+        raise ConfigError(
+            f"model.text_encoder: expected embeddings as wide as those of model.image_encoder, "
+            f"{image.shape[1]}, got {text.shape[1]}"
+        )
+    return image, text
 
 
 def _checked(embeddings: object, rows: int, name: str) -> Tensor:
@@ -82,60 +156,10 @@ def _checked(embeddings: object, rows: int, name: str) -> Tensor:
     return embeddings
 
 
-class JointModel(Model):
-    """A model that brings its own way to encode both sides, under ``model.matching``.
-
-    It has ``encode_images(images)`` and ``encode_texts(tokens, lengths)``, and may have
-    ``auxiliary_loss(image_features, tokens, lengths)``, a loss of its own summed over these pairs.
-    """
-
-    def __init__(self, matching: nn.Module) -> None:
-        super().__init__()
-        self.matching: Any = matching
-
-    @property
-    def has_auxiliary_loss(self) -> bool:  # type: ignore[override]
-        return hasattr(self.matching, "auxiliary_loss")
-
-    def encode_images(self, images: Tensor) -> Features:
-        return self.matching.encode_images(_scaled(images))
-
-    def encode_texts(self, tokens: Tensor, lengths: Tensor) -> Features:
-        return self.matching.encode_texts(tokens, lengths)
-
-    def auxiliary_loss(self, image_features: Features, tokens: Tensor, lengths: Tensor) -> Tensor:
-        loss: Tensor = self.matching.auxiliary_loss(image_features, tokens, lengths)
-        return loss
-
-
-class ScoringModel(JointModel):
-    """A model whose score of a pair is no dot product, such as SCAN and BFAN."""
-
-    def scores(self, image_features: Features, text_features: Features) -> Tensor:
-        """Features of N images and of M texts -> (N, M)"""
-        scores: Tensor = self.matching.scores(image_features, text_features)
-        expected = len(leaves(image_features)[0]), len(leaves(text_features)[0])
-        return _checked_scores(scores, expected, "scores")
-
-    def pair_scores(self, image_features: Features, text_features: Features) -> Tensor:
-        """Features of B images and of B texts -> (B,)"""
-        scores: Tensor = self.matching.pair_scores(image_features, text_features)
-        return _checked_scores(scores, (len(leaves(image_features)[0]),), "pair_scores")
-
-
-def _checked_scores(scores: object, shape: tuple[int, ...], name: str) -> Tensor:
-    if not isinstance(scores, Tensor) or scores.shape != shape or not scores.is_floating_point():
-        got = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+def _checked_scores(scores: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    if scores.shape != shape or not scores.is_floating_point():
         raise ConfigError(
-            f"model.matching: expected {name} to return floating-point scores of shape {shape}, got {got}"
+            f"model.matching: expected {name} to return floating-point numbers of shape {shape}, "
+            f"got {scores.dtype} of shape {tuple(scores.shape)}"
         )
     return scores
-
-
-def build_model(config: ModelConfig, vocabulary_size: int) -> DualEncoder | ScoringModel:
-    if config.matching is None:
-        return DualEncoder(
-            build_encoder(config.image_encoder, "model.image_encoder"),
-            build_encoder(config.text_encoder, "model.text_encoder", vocabulary_size=vocabulary_size),
-        )
-    return ScoringModel(build_encoder(config.matching, "model.matching", vocabulary_size=vocabulary_size))

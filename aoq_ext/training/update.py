@@ -60,7 +60,7 @@ class Update:
         for number, part in enumerate(batch.parts(self.config.accumulate)):
             own = part.rows(self.processes.share(len(part)))
             place = Place(self.config.seed, batch.step, number, self.processes.rank)
-            result = self.gradient(rows_of(own, sampler, objective.objective), objective, place)
+            result = self.gradient(rows_of(own, sampler, objective.objective), objective, place, len(part))
             results.append(self._total(result))
             if measured:
                 measurements.append(self._measure(result, objective, len(part)))
