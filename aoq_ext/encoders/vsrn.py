@@ -61,6 +61,7 @@ class VSRNEncoder(nn.Module):
         region_norm: ``"regions"`` (see above), ``"features"`` (each region to length one) or ``"none"``.
 
     Example:
+        >>> import torch
         >>> VSRNEncoder(image_dim=16, dim=8)(torch.randn(2, 36, 16)).shape
         torch.Size([2, 8])
     """
