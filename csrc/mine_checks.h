@@ -48,7 +48,7 @@ inline void check_labels(const std::optional<Tensor>& labels, const std::optiona
 
 inline void check_first(int64_t first, int64_t rows, const char* name) {
   constexpr int64_t kMostIndex = (int64_t(1) << 32) - 2;  // a key holds 32 bits of an index
-  STD_TORCH_CHECK(first >= 0 && first + rows <= kMostIndex, name, " must keep indices below 2^32 - 2, got ", first);
+  STD_TORCH_CHECK(first >= 0 && first <= kMostIndex - rows, name, " must keep indices below 2^32 - 2, got ", first);
 }
 
 inline void check_tile(const TileArguments& given) {

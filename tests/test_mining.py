@@ -80,6 +80,13 @@ def with_near_ties(rows: int, width: int, seed: int) -> Tensor:
     return embeddings
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 SHAPES = [  # N, M, D, k
     (1, 1, 1, 1),
     (5, 7, 3, 1),
@@ -239,6 +246,38 @@ def test_strides_do_not_matter():
     assert torch.equal(broadcast.indices, expected.indices[:1].expand(5, -1))
 
 
+def test_numbers_and_ids_may_be_numpys():
+    anchors, candidates, ids = unit_rows(6, 8, 35), unit_rows(20, 8, 36), (np.arange(6), np.arange(20) % 7)
+    result = mine_hard_negatives(anchors, candidates, np.int64(3), *ids, margin=np.float32(0.1), skip=np.int32(1))
+    expected = mine_hard_negatives(
+        anchors, candidates, 3, *map(torch.from_numpy, ids), margin=float(np.float32(0.1)), skip=1
+    )
+    assert_same(result, (expected.indices, expected.scores))
+
+
+@fused_only
+def test_flushed_subnormals_change_nothing(threads):
+    """The mode is one of threads; scores are defined without it."""
+    generator = torch.Generator().manual_seed(37)
+    anchors, candidates = (torch.randn(rows, 16, generator=generator) * 1e-20 for rows in (400, 300))
+    expected = brute_force(anchors, candidates, 5)
+    assert (expected[1].abs() < torch.finfo(torch.float32).tiny).any()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor has no such mode")
+    try:
+        for count in (1, 2):
+            threads(count)
+            assert_same(mine_hard_negatives(anchors, candidates, 5), expected)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_rows_that_share_no_dimension():
+    """Scores of exactly zero by the thousand, in float64 too."""
+    anchors, candidates = torch.eye(40, 200).double().repeat(10, 1), torch.eye(200).double().flip(0).repeat(10, 1)
+    assert_same(mine_hard_negatives(anchors, candidates, 30), brute_force(anchors, candidates, 30))
+
+
 def test_no_gradient_and_repr():
     anchors = unit_rows(3, 4, 18).requires_grad_()
     result = mine_hard_negatives(anchors, unit_rows(5, 4, 19), 2)
@@ -278,6 +317,8 @@ LONG[0, 0] = 1e30
         ((NAN, EYE, 1), ValueError, "anchors must be finite, got NaN or infinity in rows 0, 1, 2, 3"),
         ((EYE, INF, 1), ValueError, "candidates must be finite, got NaN or infinity in row 2"),
         ((EYE, torch.full((9, 4), torch.nan), 1), ValueError, "in rows 0, 1, 2, 3, 4 and 4 more"),
+        ((EYE.to("meta"), EYE.to("meta"), 1), ValueError, "anchors must hold numbers, got a tensor on the meta device"),
+        ((EYE, EYE, 1, ROW.to("meta"), ROW), ValueError, "anchor_ids must hold numbers"),
         ((LONG, LONG, 1), ValueError, "must have scores that fit float32, got rows with norms up to 1e.30 and 1e.30"),
     ],
 )
@@ -298,13 +339,6 @@ def test_the_plan_does_not_matter(monkeypatch, sizes):
     result = mine_hard_negatives(anchors, candidates, 70, *ids, **options)
     assert_same(result, (expected.indices, expected.scores))
     assert_same(result.reverse, (expected.reverse.indices, expected.reverse.scores))
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @fused_only

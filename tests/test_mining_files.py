@@ -176,7 +176,7 @@ def test_progress(tmp_path: Path) -> None:
 def test_a_finished_folder_is_left_as_it_is(tmp_path: Path, whole: dict[str, bytes]) -> None:
     mine(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
-    mine(tmp_path, shard_rows=3, memory_limit=10**6)
+    mine(tmp_path, shard_rows=3, memory_limit=10**9)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != ".lock"} == {
         path: at for path, at in before.items() if path.name != ".lock"
     }

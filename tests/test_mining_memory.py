@@ -40,6 +40,8 @@ print(growth, sum(part.indices.nbytes + part.scores.nbytes for part in parts))
         (6000, 60_000, 64, 100, 60, 300 << 20),
         (3000, 60_000, 256, 50, 40, 250 << 20),
         (4000, 20_000, 16, 1000, 500, 600 << 20),
+        (200_000, 2000, 8, 100, 0, 250 << 20),  # lists larger than the limit
+        (500, 600_000, 8, 20, 10, 700 << 20),  # many short lists of candidates
     ],
 )
 def test_memory_stays_under_the_limit(rows, columns, width, k, k_reverse, limit, threads):

@@ -199,7 +199,7 @@ def test_a_file_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
 
 def test_sources_must_fit_each_other() -> None:
     left = open_embeddings(some())
-    with pytest.raises(TypeError, match=r"candidates must have the dtype of anchors, torch.float32, got torch.float64"):
+    with pytest.raises(TypeError, match=r"candidates must have the dtype of anchors, float32, got float64"):
         check_sources(left, open_embeddings(some("float64")))
     with pytest.raises(ValueError, match="candidates must have the D of anchors, 7, got 6"):
         check_sources(left, open_embeddings(some(width=6)))

@@ -9,24 +9,25 @@ count, BLAS, device or the number of processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from . import keys
-from .embeddings import Source, TensorSource
 from .engine import OnTile, mine_rows
 from .plan import make_plan
 from .rules import NegativeRules
 from .shared import make_shared_task, mine_shared
-from .sources import open_embeddings
-from .task import Labels, MiningTask, make_task
+from .sources import check_sources, open_embeddings
+from .task import Ids, Labels, MiningTask, make_task
 from .team import Team
 
 if TYPE_CHECKING:
     from .sources import EmbeddingsLike
+
+_UNPACKED_KEYS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +65,8 @@ def mine_hard_negatives(
     anchors: EmbeddingsLike,
     candidates: EmbeddingsLike,
     k: int,
-    anchor_ids: Tensor | None = None,
-    candidate_ids: Tensor | None = None,
+    anchor_ids: Ids | None = None,
+    candidate_ids: Ids | None = None,
     *,
     direction: Literal["anchors", "both"] = "anchors",
     k_reverse: int | None = None,
@@ -91,7 +92,7 @@ def mine_hard_negatives(
         anchors: (N, D), float32, float16, bfloat16 or float64: a tensor of any strides, a numpy array or memory map, or
             the path of a ``.npy`` or ``.safetensors`` file. Files are read block by block and may exceed memory.
         candidates: (M, D), likewise; same dtype, and for tensors same device.
-        k: negatives wanted per anchor, 1 to 65536; may exceed M.
+        k: negatives wanted per anchor, at least 1; may exceed M.
         anchor_ids: (N,) integers, and
         candidate_ids: (M,) integers: both or neither. Pairs with equal ids belong together.
         direction: ``"both"`` finds the hardest anchors of every candidate as well, in ``result.reverse``; every score
@@ -106,7 +107,8 @@ def mine_hard_negatives(
         max_score: s ≤ max_score. The margins need ids; they do not bind an anchor without a candidate of its own. With
             ``direction="both"`` all rules hold for the candidates' lists too, with the p of the candidate.
         distributed: every process of torch.distributed gives rows of its own, in rank order: N and M are those of
-            this rank, indices count over all ranks. The result is that of one process, bit for bit.
+            this rank, indices count over all ranks. The result is that of one process, bit for bit. A rank holds its
+            anchors in memory, whatever they came from.
         memory_limit: bytes that mining may use beyond its arguments and its result; None: 4 GiB, or half of what is
             free where that is less.
         device: where it computes; None: where the anchors are.
@@ -133,7 +135,7 @@ def mine_hard_negatives(
     if k_reverse is not None and direction != "both":
         raise ValueError(f"k_reverse must come with direction='both', got {k_reverse} with {direction!r}")
     rows, columns = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
-    check_comparable_sources(rows, columns)
+    check_sources(rows, columns)
     rules = NegativeRules(skip, margin, relative_margin, max_score)
     if direction == "both" and k_reverse is None:
         k_reverse = k
@@ -141,41 +143,44 @@ def mine_hard_negatives(
     where = torch.device(device) if device is not None else device_of(anchors)
     if distributed and (team := Team()).world > 1:
         shared = make_shared_task(team, rows, columns, k, k_reverse, *given, rules)
-        found, reverse = mine_shared(shared, memory_limit, where, on_tile)
         task = shared.task
+        found, reverse = mine_shared(shared, memory_limit, where, on_tile)
+        lists = Lists(task.k, len(task.anchors), device_of(anchors))
+        lists.fill(task, 0, found)
     else:
         task = make_task(rows, columns, k, k_reverse, *given, rules)
         plan = make_plan(task, memory_limit, where)
         depth = task.depth_reverse
         reverse = None if depth is None else keys.no_keys(len(task.candidates), depth, where)
-        found = mine_rows(task, 0, len(task.anchors), plan, where, reverse, on_tile)
+        lists = Lists(task.k, len(task.anchors), device_of(anchors))
+        for start in range(0, len(task.anchors), plan.resident_rows):
+            stop = min(start + plan.resident_rows, len(task.anchors))
+            lists.fill(task, start, mine_rows(task, start, stop, plan, where, reverse, on_tile))
     backward = None
-    if reverse is not None and k_reverse is not None:
-        backward = _lists(task, reverse, k_reverse, device_of(candidates))
-    return replace(_lists(task, found, k, device_of(anchors)), reverse=backward)
+    if reverse is not None and task.k_reverse is not None:
+        others = Lists(task.k_reverse, len(task.candidates), device_of(candidates))
+        others.fill(task, 0, reverse)
+        backward = HardNegatives(others.indices, others.scores)
+    return HardNegatives(lists.indices, lists.scores, backward)
 
 
-def _lists(task: MiningTask, found: Tensor, k: int, device: torch.device) -> HardNegatives:
-    indices, scores = task.lists(found, k)
-    return HardNegatives(indices.to(device), scores.to(device))
+class Lists:
+    """The result in the making: filled block by block, since keys, indices and scores together are large."""
+
+    def __init__(self, k: int, rows: int, device: torch.device) -> None:
+        self.indices = torch.empty(rows, k, dtype=torch.int64, device=device)
+        self.scores = torch.empty(rows, k, dtype=torch.float32, device=device)
+
+    def fill(self, task: MiningTask, first: int, found: Tensor) -> None:
+        """Rows from ``first`` on, from their keys (n, depth)."""
+        k = self.indices.shape[1]
+        step = max(1, _UNPACKED_KEYS // max(k, found.shape[1]))
+        for start in range(0, len(found), step):
+            some = found[start : start + step]
+            part = slice(first + start, first + start + len(some))
+            self.indices[part], self.scores[part] = task.lists(some, k)
 
 
 def device_of(embeddings: EmbeddingsLike) -> torch.device:
     """Where they are; the CPU for files."""
     return embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
-
-
-def check_comparable_sources(anchors: Source, candidates: Source) -> None:
-    """Require the same width, dtype and, of tensors, device."""
-    if candidates.shape[1] != anchors.shape[1]:
-        raise ValueError(f"candidates must have the D of anchors, {anchors.shape[1]}, got {candidates.shape[1]}")
-    if candidates.dtype != anchors.dtype:
-        raise TypeError(f"candidates must have the dtype of anchors, {_name(anchors)}, got {_name(candidates)}")
-    if isinstance(anchors, TensorSource) and isinstance(candidates, TensorSource):
-        here, there = anchors.tensor.device, candidates.tensor.device
-        if here != there:
-            raise ValueError(f"candidates must be on the device of anchors, {here}, got {there}")
-
-
-def _name(source: Source) -> str:
-    return str(source.dtype).removeprefix("torch.")

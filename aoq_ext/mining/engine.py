@@ -47,6 +47,7 @@ def mine_rows(
         bottom = min(top + plan.resident_rows, stop)
         anchors = task.anchors.side(top, bottom, device)
         mine_side(anchors, task.candidates, lists[top - start : bottom - start], plan, device, reverse, on_tile)
+        del anchors  # before the next are read
     return lists
 
 

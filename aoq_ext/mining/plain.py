@@ -12,6 +12,7 @@ PANEL_ROWS, PANEL_COLUMNS = 1024, 4096
 
 _LANES = 16  # partial sums of a score, each over every 16th dimension
 _PAIRS_AT_A_TIME = 1 << 14
+_MANY_UNSURE = 1e-3  # of the pairs of a panel
 
 
 def mine_tile(
@@ -72,6 +73,11 @@ def exact_scores(anchors: Tensor, candidates: Tensor, slack: Tensor) -> Tensor:
     product = anchors @ candidates.T
     scores = (product + slack).float()
     unsure = torch.nonzero((product - slack).float() != scores)
+    if len(unsure) > _MANY_UNSURE * scores.numel():  # zeros, say, of rows that share no dimension: bound each pair
+        relative = sum_difference(anchors.shape[1])
+        slack = relative * (1 + relative) * (anchors.abs() @ candidates.abs().T)
+        scores = (product + slack).float()
+        unsure = torch.nonzero((product - slack).float() != scores)
     for pairs in unsure.split(_PAIRS_AT_A_TIME):
         rows, columns = pairs.unbind(1)
         scores[rows, columns] = ordered_dot(anchors[rows], candidates[columns]).float()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .scalars import as_int
 from .task import MiningTask
 from .tile import has_kernel
 
@@ -24,7 +25,8 @@ _KEY = 8  # bytes
 _LIST_BUFFERS = 80 << 20  # what one thread keeps its rows' lists, panel and packed rows in (csrc/cpu/mine_tile.cpp)
 _CUDA_WORKSPACE = 2 << 30  # MiningBudget of csrc/cuda/mining_choice.h
 _CUDA_ROW = 64  # bounds and limits of a row
-_PER_COLUMN = 192  # a column's list besides its keys, bounds of its row
+_PACKED_ROWS = 504 * 6  # bytes of a block of rows, packed, for every dimension
+_PER_COLUMN = 800  # a column's list besides its k keys twice over and the list it returns; bounds of its row
 _PLAIN_PANEL = 1024 * 4096 * 64  # float64 products, scores and keys of a panel of the plain path
 
 
@@ -93,9 +95,9 @@ class _Sizes:
                 wide
                 + packed
                 + (0 if task.candidates.in_memory else width * dtype.itemsize)
-                + (depth_reverse * 4 * _KEY + _PER_COLUMN if depth_reverse else 32)
+                + (depth_reverse * 3 * _KEY + _PER_COLUMN if depth_reverse else 32)
             )
-            self._fixed = _LIST_BUFFERS * threads
+            self._fixed = (_LIST_BUFFERS + _PACKED_ROWS * width) * threads
         else:
             self._row = 3 * depth * _KEY + width * 8
             self._column = width * 16 + 3 * depth_reverse * _KEY
@@ -108,11 +110,10 @@ class _Sizes:
 def _check_limit(memory_limit: int | None, device: torch.device) -> int:
     if memory_limit is None:
         return min(_USUAL_LIMIT, free_memory(device) // 2)
-    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int):
-        raise TypeError(f"memory_limit must be an int, a number of bytes, or None, got {type(memory_limit).__name__}")
-    if memory_limit < 1:
-        raise ValueError(f"memory_limit must be at least 1 byte, got {memory_limit}")
-    return memory_limit
+    limit = as_int("memory_limit", memory_limit)
+    if limit < 1:
+        raise ValueError(f"memory_limit must be at least 1 byte, got {limit}")
+    return limit
 
 
 def free_memory(device: torch.device) -> int:

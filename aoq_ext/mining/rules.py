@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .embeddings import Embeddings
 from .plain import ordered_dot
+from .scalars import as_float, as_int
 
 _ELEMENTS_AT_A_TIME = 1 << 22
 
@@ -38,18 +39,12 @@ class NegativeRules:
     max_score: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.skip, bool) or not isinstance(self.skip, int):
-            raise TypeError(f"skip must be an int, got {type(self.skip).__name__}")
+        object.__setattr__(self, "skip", as_int("skip", self.skip))
         if self.skip < 0:
             raise ValueError(f"skip must be at least 0, got {self.skip}")
         for name in ("margin", "relative_margin", "max_score"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be a float or None, got {type(value).__name__}")
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be finite, got {value}")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_float(name, getattr(self, name)))
         if self.relative_margin is not None and self.relative_margin < 0:
             raise ValueError(f"relative_margin must be at least 0, got {self.relative_margin}")
 

@@ -20,7 +20,7 @@ from .engine import OnTile, mine_side
 from .plan import MiningPlan, make_plan
 from .rules import NegativeRules, positive_scores
 from .side import Ragged
-from .task import Labels, MiningTask, check_numbers, check_scores_fit, make_sides
+from .task import Ids, Labels, MiningTask, check_numbers, check_scores_fit, make_sides
 from .team import Team
 
 _POSITIVE_BLOCK = 1 << 26  # bytes of candidates that go round at a time
@@ -72,8 +72,8 @@ def make_shared_task(
     candidates: Source,  # (M, D), rows of this rank
     k: int,
     k_reverse: int | None,
-    anchor_ids: Tensor | None,
-    candidate_ids: Tensor | None,
+    anchor_ids: Ids | None,
+    candidate_ids: Ids | None,
     anchor_labels: Labels | None,
     candidate_labels: Labels | None,
     rules: NegativeRules,
@@ -81,11 +81,11 @@ def make_shared_task(
     """As `aoq_ext.mining.task.make_task`; every rank raises where one does."""
 
     def describe() -> tuple[_Part, Embeddings, Embeddings]:
-        check_numbers(k, k_reverse, rules, anchor_ids)
+        numbers = check_numbers(k, k_reverse, rules, anchor_ids)
         rows, columns = make_sides(anchors, candidates, anchor_ids, candidate_ids, anchor_labels, candidate_labels)
         settings: dict[str, object] = {
-            "k": k,
-            "k_reverse": k_reverse,
+            "k": numbers[0],
+            "k_reverse": numbers[1],
             "the rules": rules,
             "the width D": rows.width,
             "the dtype": anchors.dtype,
@@ -122,7 +122,7 @@ def make_shared_task(
         first += part.candidates
     rows = replace(rows, first=sum(part.anchors for part in parts[: team.rank]))
     all_anchors = sum(part.anchors for part in parts)
-    task = MiningTask(rows, everyone[team.rank], k, k_reverse, rules.skip, all_anchors, first)
+    task = MiningTask(rows, everyone[team.rank], int(k), k_reverse and int(k_reverse), rules.skip, all_anchors, first)
     shared = SharedTask(task, everyone, team)
     return _with_caps(shared, rules) if rules.has_caps else shared
 

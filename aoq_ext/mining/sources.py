@@ -197,11 +197,18 @@ class SafetensorsSource:
 
 
 def check_sources(anchors: Source, candidates: Source) -> None:
-    """Require rows that can be compared."""
+    """Require rows that can be compared: the same width, dtype and, of tensors, device."""
     if candidates.dtype != anchors.dtype:
-        raise TypeError(f"candidates must have the dtype of anchors, {anchors.dtype}, got {candidates.dtype}")
+        expected, got = (str(source.dtype).removeprefix("torch.") for source in (anchors, candidates))
+        raise TypeError(f"candidates must have the dtype of anchors, {expected}, got {got}")
     if candidates.shape[1] != anchors.shape[1]:
         raise ValueError(f"candidates must have the D of anchors, {anchors.shape[1]}, got {candidates.shape[1]}")
+    if isinstance(anchors, TensorSource) and isinstance(candidates, TensorSource):
+        here, there = anchors.tensor.device, candidates.tensor.device
+        if here != there:
+            raise ValueError(f"candidates must be on the device of anchors, {here}, got {there}")
+        if here.type == "meta":
+            raise ValueError("anchors must hold numbers, got a tensor on the meta device")
 
 
 def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: str) -> Tensor:

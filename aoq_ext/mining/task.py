@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor
@@ -12,9 +14,14 @@ from .._validation import INTEGER_DTYPES, check_shape, check_tensor, dtype_of
 from . import keys
 from .embeddings import Embeddings, Source, check_all_finite
 from .rules import NegativeRules, positive_scores
+from .scalars import as_int
 from .side import Ragged
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 Labels = Sequence[Sequence[int]] | tuple[Tensor, Tensor]
+Ids = Union[Tensor, "NDArray[Any]"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ def make_task(
     candidates: Source,  # (M, D)
     k: int,
     k_reverse: int | None,
-    anchor_ids: Tensor | None,  # (N,)
-    candidate_ids: Tensor | None,  # (M,)
+    anchor_ids: Ids | None,  # (N,)
+    candidate_ids: Ids | None,  # (M,)
     anchor_labels: Labels | None,
     candidate_labels: Labels | None,
     rules: NegativeRules,
@@ -63,7 +70,7 @@ def make_task(
 
     Sources have the same dtype; see `mine_hard_negatives` for the arguments and the errors.
     """
-    check_numbers(k, k_reverse, rules, anchor_ids)
+    k, k_reverse = check_numbers(k, k_reverse, rules, anchor_ids)
     rows, columns = make_sides(anchors, candidates, anchor_ids, candidate_ids, anchor_labels, candidate_labels)
     check_scores_fit(check_all_finite("anchors", anchors), check_all_finite("candidates", candidates))
     if rules.has_caps:
@@ -73,23 +80,22 @@ def make_task(
     return MiningTask(rows, columns, k, k_reverse, rules.skip)
 
 
-def check_numbers(k: int, k_reverse: int | None, rules: NegativeRules, anchor_ids: Tensor | None) -> None:
+def check_numbers(k: int, k_reverse: int | None, rules: NegativeRules, anchor_ids: object) -> tuple[int, int | None]:
+    """k and k_reverse."""
+    k, k_reverse = as_int("k", k), None if k_reverse is None else as_int("k_reverse", k_reverse)
     for name, value in (("k", k), ("k_reverse", k_reverse)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if rules.needs_positives and anchor_ids is None:
         raise TypeError("anchor_ids must be given with margin or relative_margin, got None: they name the positives")
+    return k, k_reverse
 
 
 def make_sides(
     anchors: Source,  # (N, D)
     candidates: Source,  # (M, D)
-    anchor_ids: Tensor | None,  # (N,)
-    candidate_ids: Tensor | None,  # (M,)
+    anchor_ids: Ids | None,  # (N,)
+    candidate_ids: Ids | None,  # (M,)
     anchor_labels: Labels | None,
     candidate_labels: Labels | None,
 ) -> tuple[Embeddings, Embeddings]:
@@ -104,10 +110,9 @@ def make_sides(
         count = source.shape[0]
         if count > keys.MOST_INDEX:
             raise ValueError(f"{name}s must have at most {keys.MOST_INDEX} rows, got {count}")
-        if ids is not None:
-            _check_ids(f"{name}_ids", ids, count, f"{name}s")
+        own = None if ids is None else _ids(f"{name}_ids", ids, count, f"{name}s")
         ragged = None if labels is None else _ragged(f"{name}_labels", labels, count)
-        sides.append(Embeddings(source, None if ids is None else ids.long().cpu(), ragged))
+        sides.append(Embeddings(source, own, ragged))
     return sides[0], sides[1]
 
 
@@ -117,11 +122,17 @@ def _check_both(name: str, given: object, other: str, needed: object) -> None:
         raise TypeError(f"{missing} must be given with {there}, got None")
 
 
-def _check_ids(name: str, ids: Tensor, rows: int, what: str) -> None:
+def _ids(name: str, ids: Tensor | NDArray[Any], rows: int, what: str) -> Tensor:
+    """Ids as they compete, on the CPU."""
+    if hasattr(ids, "__array_interface__"):
+        ids = torch.from_numpy(ids)
     check_tensor(name, ids)
     if ids.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be an integer tensor, got {dtype_of(ids)}")
     check_shape(name, ids, (rows,), f"one integer per row of {what}, shape")
+    if ids.is_meta:
+        raise ValueError(f"{name} must hold numbers, got a tensor on the meta device")
+    return ids.long().cpu()
 
 
 def check_scores_fit(anchor_norm: float, candidate_norm: float) -> None:
@@ -146,8 +157,10 @@ def _ragged(name: str, labels: Labels, rows: int) -> Ragged:
         values, offsets = (part.long().cpu() for part in labels if isinstance(part, Tensor))
     else:
         try:
+            if any(isinstance(row, (str, bytes)) for row in labels):
+                raise TypeError("text is no sequence of integers")
             lengths = [len(row) for row in labels]
-            values = torch.tensor([int(label) for row in labels for label in row], dtype=torch.int64)
+            values = torch.tensor([operator.index(label) for row in labels for label in row], dtype=torch.int64)
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"{name} must be (values, offsets) or a sequence of integers for every row, got {labels!r:.60}"

@@ -1,6 +1,22 @@
 #include "cpu/mine_columns.h"
 
+#include <thread>
+
 namespace aoq::cpu {
+
+namespace {
+
+// Held for some nanoseconds, most of the time; for microseconds where a list settles near-ties.
+void lock(std::atomic<bool>& locked) {
+  constexpr int kPatience = 64;
+  for (int tries = 0; locked.exchange(true, std::memory_order_acquire); ++tries) {
+    while (locked.load(std::memory_order_relaxed)) {
+      if (++tries > kPatience) std::this_thread::yield();
+    }
+  }
+}
+
+}  // namespace
 
 ColumnLists::ColumnLists(const MiningSide& candidates, const MiningSide& anchors)
     : floor_(make_scratch<float>(candidates.count)),
@@ -21,11 +37,10 @@ int64_t ColumnLists::add(const uint32_t* columns, const float* scores, int64_t c
   constexpr int64_t kAhead = 8;
   int64_t settled = 0;
   for (int64_t h = 0; h < count; ++h) {
-    if (h + kAhead < count) lists_[columns[h + kAhead]].prefetch();
+    if (h + kAhead < count) __builtin_prefetch(&lists_[columns[h + kAhead]], 1);
     const int64_t column = columns[h];
     std::atomic<bool>& locked = locked_[column];
-    while (locked.exchange(true, std::memory_order_acquire)) {
-    }
+    lock(locked);
     Survivors& list = lists_[column];
     settled -= list.settled();
     list.add(scores[h], row, precision);

@@ -15,7 +15,8 @@ class ColumnLists {
   // The lists of `candidates` among `anchors`.
   ColumnLists(const MiningSide& candidates, const MiningSide& anchors);
 
-  // For ColumnView, from a column on. Floors rise while others read them; an older one lets more scores pass.
+  // For ColumnView, from a column on. Floors rise while other threads read them, a word at a time and without a lock:
+  // an older one lets more scores pass.
   const float* floors(int64_t column) const { return floor_.get() + column; }
   const float* uppers(int64_t column) const { return upper_.get() + column; }
 

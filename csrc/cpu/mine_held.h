@@ -28,7 +28,9 @@ class HeldSide {
             .k = keys ? keys->size(1) : 0,
             .known = data<int64_t>(keys_),
             .best = nullptr,
-            .bound = {}};
+            .bound = {},
+            .longest = {},
+            .additions = {}};
   }
 
   MiningSide side;

@@ -5,6 +5,7 @@
 
 #include "cpu/mine_score.h"
 #include "cpu/simd.h"
+#include "cpu/subnormals.h"
 
 namespace aoq::cpu {
 
@@ -29,9 +30,16 @@ AOQ_SIMD void subtract_bfloat16(const float* row, const uint16_t* rounded, int64
 
 }  // namespace
 
+int64_t longest_sum(Product product, int64_t width) {
+  if (product == Product::kTorch) return width;
+  const Word word = product == Product::kPackedBfloat16 ? Word::kBfloat16Pair : Word::kFloat;
+  return packed_additions(word, packed_words(product, width));
+}
+
 void measure_rows(MiningSide& side, Product product, double input_rounding) {
   side.bound.resize(side.count);
   torch::stable::parallel_for(0, side.count, kRowsAtATime, [&](int64_t begin, int64_t end) {
+    const ExactSubnormals exact;
     std::vector<uint16_t> rounded(side.width + 1);
     std::vector<float> difference(side.width);
     for (int64_t i = begin; i < end; ++i) {

@@ -1,8 +1,6 @@
 // Rows as a fast product reads them, and how far that is from the rows themselves.
 #pragma once
 
-#include <functional>
-#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -18,6 +16,9 @@ enum class Product { kTorch, kPackedFloat, kPackedBfloat16 };
 inline int64_t packed_words(Product product, int64_t width) {
   return product == Product::kPackedBfloat16 ? (width + 1) / 2 : width;
 }
+
+// The longest chain of additions that a term of a score goes through.
+int64_t longest_sum(Product product, int64_t width);
 
 // Fills side.bound and side.longest for the given product; in parallel.
 void measure_rows(MiningSide& side, Product product, double input_rounding);

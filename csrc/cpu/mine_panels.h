@@ -1,8 +1,6 @@
 // Panels of fast scores: some anchors against some candidates, by the product that suits the processor.
 #pragma once
 
-#include <optional>
-
 #include "cpu/mine_operands.h"
 
 namespace aoq::cpu {

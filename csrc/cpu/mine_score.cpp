@@ -66,12 +66,6 @@ AOQ_INLINE void prefetch_row(const float* row, int64_t width) {
 
 }  // namespace
 
-AOQ_SIMD float exact_score(const float* x, const float* y, int64_t width) {
-  double dot[1];
-  ordered_dots<1>(x, {y}, width, dot);
-  return static_cast<float>(dot[0]);
-}
-
 AOQ_SIMD void rescore(TopKKey* keys, int64_t count, const float* row, const float* others, int64_t width) {
   constexpr int64_t kAtATime = 4;
   int64_t i = 0;

@@ -7,10 +7,8 @@
 
 namespace aoq::cpu {
 
-// The order of the sum is that of aoq_ext.mining.plain.ordered_dot.
-float exact_score(const float* x, const float* y, int64_t width);
-
-// Replaces the score in each of `count` keys, whose indices are rows of `others`, by the exact one.
+// Replaces the score in each of `count` keys, whose indices are rows of `others`, by the exact one. The order of the
+// sum is that of aoq_ext.mining.plain.ordered_dot.
 void rescore(TopKKey* keys, int64_t count,
              const float* row,     // (D,)
              const float* others,  // (rows, D)

@@ -25,6 +25,7 @@ struct MiningSide {
 
   std::vector<RowBound> bound;  // (count,): as the coarse product reads them
   RowBound longest{};           // no row exceeds it
+  int64_t additions[2] = {};    // of the sums of either product, by precision; see math/top_k_bound.h
 
   const float* row(int64_t i) const { return rows + i * width; }
 };
@@ -33,7 +34,8 @@ struct MiningSide {
 inline double row_error(const MiningSide& own, int64_t i, const MiningSide& other, Precision precision) {
   const bool coarse = precision == Precision::kCoarse;
   const RowBound x{own.bound[i].norm, coarse ? own.bound[i].distance : 0};
-  return product_error(own.width, kFloatUnit, x, {other.longest.norm, coarse ? other.longest.distance : 0});
+  return product_error(own.additions[static_cast<int>(precision)], kFloatUnit, x,
+                       {other.longest.norm, coarse ? other.longest.distance : 0});
 }
 
 }  // namespace aoq::cpu

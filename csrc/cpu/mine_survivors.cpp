@@ -6,7 +6,7 @@
 
 #include "cpu/mine_score.h"
 #include "cpu/mine_select.h"
-#include "cpu/rounding.h"
+#include "math/round_outward.h"
 
 namespace aoq::cpu {
 
@@ -30,7 +30,7 @@ Survivors::Survivors(const MiningSide& own, const MiningSide& other, int64_t ind
 }
 
 float Survivors::upper() const {
-  return own_.caps == nullptr ? kInfinity : round_up(static_cast<double>(own_.caps[index_]) + coarse_error_);
+  return own_.caps == nullptr ? kInfinity : float_above(static_cast<double>(own_.caps[index_]) + coarse_error_);
 }
 
 void Survivors::add(const float* scores, int64_t first, int64_t count, Precision precision) {
@@ -41,7 +41,7 @@ void Survivors::add(const float* scores, int64_t first, int64_t count, Precision
                      .count = count,
                      .anchor_id = ids != nullptr ? own_.identity.ids[index_] : 0,
                      .first_index = static_cast<uint32_t>(first),
-                     .threshold = round_down(floor_ - error(precision)),
+                     .threshold = float_below(floor_ - error(precision)),
                      .upper = upper()};
   const int64_t before = count_;
   count_ += filter_row(row, keys_ + count_);
@@ -54,30 +54,33 @@ void Survivors::add(const float* scores, int64_t first, int64_t count, Precision
 void Survivors::add(float score, int64_t other, Precision precision) {
   if (score < floor_ - error(precision)) return;  // it was raised since the score was found
   if (belong_together(own_.identity, index_, other_.identity, other)) return;
-  if (own_.caps != nullptr && exceeds_cap(score, other, precision)) return;
   make_room();
   keys_[count_++] = top_k_key(score, static_cast<uint32_t>(other));
   note(precision);
+  if (own_.caps != nullptr) drop_new_exclusions(count_ - 1, precision);
 }
 
 void Survivors::note(Precision precision) { has_coarse_ |= precision == Precision::kCoarse; }
 
 void Survivors::drop_new_exclusions(int64_t from, Precision precision) {
-  const bool labels = own_.identity.labels != nullptr;
-  int64_t kept = from;
-  for (int64_t i = from; i < count_; ++i) {
-    const int64_t other = top_k_index(keys_[i]);
-    if (labels && share_label(own_.identity, index_, other_.identity, other)) continue;
-    if (own_.caps != nullptr && exceeds_cap(top_k_score(keys_[i]), other, precision)) continue;
-    keys_[kept++] = keys_[i];
+  const auto drop = [&](auto is_excluded) {
+    count_ = std::remove_if(keys_ + from, keys_ + count_, is_excluded) - keys_;
+  };
+  if (own_.identity.labels != nullptr) {
+    drop([&](TopKKey key) { return share_label(own_.identity, index_, other_.identity, top_k_index(key)); });
   }
-  count_ = kept;
+  if (own_.caps == nullptr) return;
+  // Those near the cap, in front, get their exact scores, which say.
+  TopKKey* const near = keys_ + from;
+  TopKKey* const end =
+      std::partition(near, keys_ + count_, [&](TopKKey key) { return may_exceed_cap(top_k_score(key), precision); });
+  rescore(near, end - near, row(), other_.rows, own_.width);
+  settled_ += end - near;
+  if (end != near) drop([&](TopKKey key) { return top_k_score(key) > own_.caps[index_]; });
 }
 
-bool Survivors::exceeds_cap(float score, int64_t other, Precision precision) const {
-  const double cap = own_.caps[index_];
-  if (score < cap - error(precision)) return false;
-  return exact_score(row(), other_.row(other), own_.width) > cap;
+bool Survivors::may_exceed_cap(float score, Precision precision) const {
+  return score >= static_cast<double>(own_.caps[index_]) - error(precision);
 }
 
 void Survivors::prefetch() const {
@@ -96,8 +99,8 @@ void Survivors::make_room() {
 // k negatives have a fast score of at least `reached`, hence a true score of at least reached − error.
 void Survivors::raise_floor(int64_t most) {
   const double bound = exact_ == count_ ? 0 : error(has_coarse_ ? Precision::kCoarse : Precision::kFine);
-  floor_ = std::max(floor_, round_down(bound_kth_score(keys_, count_, own_.k, most) - bound));
-  const TopKKey least = top_k_floor(round_down(floor_ - bound));
+  floor_ = std::max(floor_, float_below(bound_kth_score(keys_, count_, own_.k, most) - bound));
+  const TopKKey least = top_k_floor(float_below(floor_ - bound));
   const int64_t kept = keep_at_least(keys_, exact_, least);
   const int64_t others = keep_at_least(keys_ + exact_, count_ - exact_, least);
   std::copy(keys_ + exact_, keys_ + exact_ + others, keys_ + kept);

@@ -33,7 +33,7 @@ class Survivors {
   // Requests the memory that add() will write: the other lists' buffers have pushed it out of the cache.
   void prefetch() const;
 
-  // How many exact scores it took so far to tell near-ties apart.
+  // How many exact scores it took so far to tell near-ties, and scores near the cap, apart.
   int64_t settled() const { return settled_; }
 
   // After the last add(): drops what it can, and brings the rest into the order of the other side's rows.
@@ -54,7 +54,7 @@ class Survivors {
   double error(Precision precision) const { return precision == Precision::kCoarse ? coarse_error_ : fine_error_; }
   void note(Precision precision);
   void drop_new_exclusions(int64_t from, Precision precision);
-  bool exceeds_cap(float score, int64_t other, Precision precision) const;
+  bool may_exceed_cap(float score, Precision precision) const;
   void make_room();
   void raise_floor(int64_t most);
   void settle();

@@ -13,7 +13,8 @@
 #include "cpu/mine_panels.h"
 #include "cpu/mine_scratch.h"
 #include "cpu/mine_survivors.h"
-#include "cpu/rounding.h"
+#include "cpu/subnormals.h"
+#include "math/round_outward.h"
 #include "stable_compat.h"
 
 namespace aoq::cpu {
@@ -144,11 +145,8 @@ class Worker {
   }
 
   int64_t filter_for_columns(int64_t anchor, const float* scores, int64_t first, int64_t columns, Precision precision) {
-    // The filter adds the error to a score, in float32.
-    const double error = row_error(anchors_, anchor, candidates_, precision);
-    const double greatest = anchors_.bound[anchor].norm * candidates_.longest.norm + error;
     const ColumnView view{scores, columns_->floors(first), columns_->uppers(first), columns,
-                          round_up(error + 2 * kFloatUnit * greatest)};
+                          float_above(row_error(anchors_, anchor, candidates_, precision))};
     const int64_t hits = filter_columns(view, static_cast<uint32_t>(first), hit_columns_.data(), hit_scores_.data());
     return columns_->add(hit_columns_.data(), hit_scores_.data(), hits, anchor, precision);
   }
@@ -172,23 +170,34 @@ Product fine_product(Choice choice) {
   return choice != Choice::kTorch && has_packed_product(Word::kFloat) ? Product::kPackedFloat : Product::kTorch;
 }
 
-// Bfloat16 where the processor multiplies it and it holds these rows, which must have been measured for it.
-bool rounds_to_bfloat16(Choice choice, const MiningSide& anchors, const MiningSide& candidates) {
+bool may_round_to_bfloat16(Choice choice) {
+  return (choice == Choice::kAutomatic || choice == Choice::kBfloat16) && has_packed_product(Word::kBfloat16Pair);
+}
+
+bool fits_bfloat16(const MiningSide& side) {
   constexpr double kSafeNorm = 1e18;  // greater values could become infinite
-  return (choice == Choice::kAutomatic || choice == Choice::kBfloat16) && has_packed_product(Word::kBfloat16Pair) &&
-         anchors.longest.norm < kSafeNorm && candidates.longest.norm < kSafeNorm;
+  return side.longest.norm < kSafeNorm;
 }
 
 void mine_all(MiningSide& anchors, MiningSide& candidates, double input_rounding, Choice choice, int64_t panel) {
+  const ExactSubnormals exact;
   const Product fine = fine_product(choice);
-  measure_rows(anchors, Product::kPackedBfloat16, 0);
-  measure_rows(candidates, Product::kPackedBfloat16, 0);
-  const bool rounds = rounds_to_bfloat16(choice, anchors, candidates);
+  bool rounds = may_round_to_bfloat16(choice);
+  if (rounds) {
+    measure_rows(anchors, Product::kPackedBfloat16, 0);
+    measure_rows(candidates, Product::kPackedBfloat16, 0);
+    rounds = fits_bfloat16(anchors) && fits_bfloat16(candidates);
+  }
   if (!rounds) {
     measure_rows(anchors, fine, input_rounding);
     measure_rows(candidates, fine, input_rounding);
   }
-  ProductPlan plan{anchors, candidates, rounds ? Product::kPackedBfloat16 : fine, fine};
+  const Product coarse = rounds ? Product::kPackedBfloat16 : fine;
+  for (MiningSide* side : {&anchors, &candidates}) {
+    side->additions[static_cast<int>(Precision::kCoarse)] = longest_sum(coarse, side->width);
+    side->additions[static_cast<int>(Precision::kFine)] = longest_sum(fine, side->width);
+  }
+  ProductPlan plan{anchors, candidates, coarse, fine};
   // Of torch's product it is not known here that it is fine.
   PrecisionChoice precision(rounds || fine == Product::kTorch ? Precision::kCoarse : Precision::kFine, rounds);
   if (plan.coarse != Product::kTorch) {  // where it is known that it is used
@@ -200,6 +209,7 @@ void mine_all(MiningSide& anchors, MiningSide& candidates, double input_rounding
   if (candidates.k > 0) columns = std::make_unique<ColumnLists>(candidates, anchors);
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const ExactSubnormals exact;
     std::unique_ptr<Worker> worker;
     for (int64_t begin; (begin = next.fetch_add(tiling.grouped_rows)) < anchors.count;) {
       if (!worker) worker = std::make_unique<Worker>(plan, tiling, columns.get(), precision);
@@ -209,6 +219,7 @@ void mine_all(MiningSide& anchors, MiningSide& candidates, double input_rounding
   if (columns == nullptr) return;
   constexpr int64_t kColumnsAtATime = 4096;
   torch::stable::parallel_for(0, candidates.count, kColumnsAtATime, [&](int64_t begin, int64_t end) {
+    const ExactSubnormals exact;
     for (int64_t first = begin; first < end; first += kColumnsAtATime) {
       finish_lists(columns->lists().data() + first, std::min(kColumnsAtATime, end - first), anchors,
                    tiling.rescored_rows);

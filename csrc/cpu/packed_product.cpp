@@ -37,6 +37,14 @@ void PackedRows<kPanel>::pack(const void* rows, int64_t count, int64_t words) {
   });
 }
 
+// Short sums round less: so many words are summed before they are added to the rest.
+constexpr int64_t kDepth = 256;
+
+int64_t packed_additions(Word word, int64_t words) {
+  const int64_t terms = word == Word::kBfloat16Pair ? 2 : 1;  // of a word, added one after the other at the worst
+  return terms * std::min(words, kDepth) + (words + kDepth - 1) / kDepth;
+}
+
 template class PackedRows<kImagePanel>;
 template class PackedRows<kTextPanel>;
 
@@ -45,7 +53,6 @@ template class PackedRows<kTextPanel>;
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kDepth = 256;  // words that are summed before they are added to the rest: short sums round less
 
 struct Block {
   const uint32_t *images, *texts;  // panels, from word 0

@@ -14,6 +14,9 @@ namespace aoq::cpu {
 
 enum class Word { kFloat, kBfloat16Pair };
 
+// The longest chain of additions that a term of a score goes through.
+int64_t packed_additions(Word word, int64_t words);
+
 // Whether this processor has the instructions; torch's product serves the others.
 bool has_packed_product(Word word);
 
