@@ -20,14 +20,15 @@ from aoq_ext.training import (
     ConfigError,
     DataConfig,
     LossConfig,
+    ModelConfig,
     OfflineConfig,
     TrainConfig,
     load_config,
     train,
 )
 from aoq_ext.training.components import build_encoder
-from aoq_ext.training.config import OptimizerConfig, check
-from aoq_ext.training.model import DualEncoder, build_model
+from aoq_ext.training.config import OptimizerConfig, check, check_same_run, to_dict
+from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
 from aoq_ext.training.schedule import learning_rate
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "emoji"
@@ -61,6 +62,23 @@ def test_overrides_go_before_the_file() -> None:
     assert again.offline == OfflineConfig(remine_every=5)
 
 
+def test_a_model_of_the_papers_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "scan.yaml"
+    path.write_text("model:\n  matching: {factory: aoq_ext.encoders.SCAN, args: {image_dim: 8, dim: 4}}\n")
+    config = load_config(path, micro_batch=32)
+    assert config.model.matching == Component("aoq_ext.encoders.SCAN", {"image_dim": 8, "dim": 4})
+    assert (config.micro_batch, config.accumulate) == (32, 1)
+    assert isinstance(build_model(config.model, 9), ScoringModel)
+
+
+def test_an_entry_that_a_run_was_started_without_had_its_default() -> None:
+    config = to_dict(TrainConfig())
+    stored = {name: value for name, value in config.items() if name != "accumulate"}
+    check_same_run(config, stored)
+    with pytest.raises(ConfigError, match="accumulate: the run to resume was started with 1, got 2"):
+        check_same_run({**config, "accumulate": 2}, stored)
+
+
 def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config: expected a YAML file, but .*none.yaml does not exist"):
         load_config(tmp_path / "none.yaml")
@@ -82,6 +100,11 @@ def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
         ({"batch_size": 1}, "batch_size: expected at least 2"),
         ({"warmup_epochs": 4}, r"warmup_epochs: expected a number from 0 to epochs \(3\), got 4"),
         ({"seed": -1}, "seed: expected a number from 0"),
+        ({"micro_batch": 0}, "micro_batch: expected a positive number of rows or null, got 0"),
+        ({"accumulate": 0}, "accumulate: expected a positive number, got 0"),
+        ({"process_timeout": 0}, "process_timeout: expected a positive number, got 0"),
+        ({"model": ModelConfig(auxiliary_weight=-1)}, "model.auxiliary_weight: expected 0 or more, got -1"),
+        ({"offline": OfflineConfig(rerank=0)}, "offline.rerank: expected a positive number, got 0"),
         ({"threads": 0}, "threads: expected a positive number or null, got 0"),
         ({"optimizer": OptimizerConfig(lr=float("nan"))}, "optimizer.lr: expected a positive number, got nan"),
         ({"optimizer": OptimizerConfig(drop_at=0)}, r"optimizer.drop_at: expected a fraction in \(0, 1\], got 0"),

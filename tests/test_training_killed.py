@@ -21,7 +21,7 @@ from aoq_ext.training import History, OfflineLists, TrainConfig, train
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.run import RunFiles
 
-KILLS = 52
+KILLS = 60
 ROOT = Path(__file__).parent.parent
 
 
@@ -57,16 +57,16 @@ def serve(folder: Path, seed: int) -> None:
     A fork has everything imported, so that a run takes a second and not ten.
     """
     choice = random.Random(seed)
-    kills, number, whole = 0, 0, 1.0
+    kills, number, longest = 0, 0, 0.8  # seconds after which a run is let live
     while True:
         run = folder / str(number)
         by_clock = kills % 2 == 0
         started = time.monotonic()
         if (process := os.fork()) == 0:
-            child(run, None if by_clock or kills >= KILLS else choice.randrange(60))
+            child(run, None if by_clock or kills >= KILLS else choice.randrange(30))
             os._exit(0)
         if by_clock and kills < KILLS:
-            time.sleep(choice.uniform(0, whole))
+            time.sleep(choice.uniform(0, longest))
             os.kill(process, signal.SIGKILL)  # to no effect where it ended meanwhile
         _, status = os.waitpid(process, 0)
         done = status == 0
@@ -79,7 +79,7 @@ def serve(folder: Path, seed: int) -> None:
             return
         if done:
             number += 1
-        whole = max(whole, time.monotonic() - started)
+            longest = 0.8 * (time.monotonic() - started)
 
 
 def test_killed_anywhere_a_run_ends_as_undisturbed(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from aoq_ext.data import Vocabulary
 from aoq_ext.encoders import GRUEncoder
-from aoq_ext.training import Component, ConfigError, History, LossConfig, ModelConfig, load_run, train
+from aoq_ext.training import Component, ConfigError, History, LossConfig, ModelConfig, OptimizerConfig, load_run, train
 from aoq_ext.training.batches import Batch
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.features import concatenate, leaves, split
@@ -33,6 +33,7 @@ from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.processes import Processes
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.step import StepFeatures, StepRows, rows_of
+from aoq_ext.training.update import Update
 
 
 @pytest.fixture(autouse=True)
@@ -247,22 +248,33 @@ def test_a_run_in_micro_batches_ends_where_the_plain_one_does(tmp_path: Path) ->
     assert [entry["loss"] for entry in second] == pytest.approx([entry["loss"] for entry in first], rel=1e-4)
 
 
-def test_accumulated_batches_add_up(tmp_path: Path) -> None:
-    """Two batches a step: with every negative, the gradient is the sum of theirs; they share no negatives."""
+def test_accumulated_batches_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A step's gradient is the sum of those of its batches, each with its own negatives alone."""
     setting = Setting()
-    halves = setting.batch.rows(slice(0, 22)).parts(2)
-    total = [
-        sum(both)
-        for both in zip(*(setting.gradients("online_triplet", "all", None, half)[1] for half in halves), strict=True)
-    ]
+    pairs = setting.batch.rows(slice(0, 22))
+    summed, whole = (
+        [sum(both) for both in zip(*(setting.gradients("offline_triplet", "hardest", None, part)[1] for part in parts))]
+        for parts in (pairs.parts(2), [pairs])
+    )
+    fabric, taken = Fabric(accelerator="cpu", devices=1), []
+    config = toy_config(tmp_path, accumulate=2, micro_batch=4, optimizer=OptimizerConfig(clip_norm=1e9))
+    update = Update(config, fabric, Processes(), setting.model, setting.pairs)
+    monkeypatch.setattr(
+        fabric, "clip_gradients", lambda model, *_, **__: taken.extend(p.grad.clone() for p in model.parameters())
+    )
+    loss = make_objective(setting.model, LossConfig(), "offline_triplet", "hardest", Processes())
+    update(pairs, loss, setting.sampler, 1e-3, measured=False)
+    torch.testing.assert_close(taken, summed, rtol=1e-10, atol=1e-10)
+    assert not all(torch.allclose(one, other) for one, other in zip(taken, whole))
+
+
+def test_a_run_that_accumulates(tmp_path: Path) -> None:
     run = train(toy_config(tmp_path / "run", **flat(accumulate=2, epochs=2, log_every=1)))
     history = History.load(RunFiles(run).history)
     assert [entry["step"] for entry in history.epochs] == [2, 4]  # 40 images, 16 a step
     for entry in history.steps:
         terms = sum(value for name, value in entry.items() if name.startswith("loss/"))
         assert terms == pytest.approx(entry["loss"], rel=1e-4)
-    whole = setting.gradients("online_triplet", "all", None, setting.batch.rows(slice(0, 22)))[1]
-    assert not all(torch.allclose(a, b) for a, b in zip(total, whole, strict=True))
 
 
 def test_more_accumulated_batches_than_an_epoch_has_are_refused(tmp_path: Path) -> None:

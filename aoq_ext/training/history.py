@@ -1,7 +1,7 @@
 """What a run measured, as plain lists: kept in the checkpoint and in ``history.json``, which reports are made from.
 
 ``steps``: one entry per ``log_every`` steps: ``step`` (from 1, over the run), ``epoch`` (from 1), ``lr``, ``loss`` (per
-pair) and everything that `diagnostics.measure` returns.
+pair) and everything that `diagnostics.measure` returns; ``loss/auxiliary``, where the model has a loss of its own.
 
 ``epochs``: one entry per epoch: ``epoch`` (from 1), ``step``, ``online`` ("all" or "hardest"), ``objective`` (of that
 epoch), ``loss`` (mean per pair), ``seconds`` (of training alone), ``mining``, what mining before it took (``{"seconds":

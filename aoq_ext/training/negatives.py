@@ -143,6 +143,6 @@ class RunNegatives:
 
     def _warn_if_stale(self, epoch: int) -> None:
         age = self.config.offline.stale_after
-        if age is not None and not self._warned and self.sampler is not None:
+        if age is not None and not self._warned and self.sampler is not None and self.processes.leads:
             run = None if self._mined_sampler else str(self.files.folder)
             self._warned = self.sampler.warn_if_stale(epoch, age, run)

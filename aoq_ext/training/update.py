@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 
 from aoq_ext.mining.sampler import OfflineNegativeSampler
@@ -43,7 +42,6 @@ class Update:
             weight_decay=options.weight_decay,
             fused=config.precision != "16-mixed",  # the fused one unscales by itself, after what is clipped here
         )
-        self.optimizer: _FabricOptimizer
         _, self.optimizer = fabric.setup(model, optimizer)
         self.model = model
         self.gradient = BatchGradient(model, pairs, fabric, config.micro_batch, config.model.auxiliary_weight)
