@@ -56,7 +56,8 @@ def make_plan(task: MiningTask, memory_limit: int | None = None, device: torch.d
     count, others = max(1, len(task.anchors)), max(1, len(task.candidates))
     threads = torch.get_num_threads()
     products = _PRODUCTS_PER_THREAD * threads if device.type == "cpu" else _PRODUCTS_PER_DEVICE
-    rows = min(count, max(_LEAST_USUAL_ROWS, _ROWS_PER_THREAD * threads))
+    usual = max(_LEAST_USUAL_ROWS, _ROWS_PER_THREAD * threads)
+    rows = min(count, usual if task.depth_reverse is None else 2 * usual)  # every tile finishes its columns' lists too
     columns = min(others, max(_LEAST_COLUMNS, products // (rows * task.anchors.width)))
     sizes = _Sizes(task, device, threads)
     while sizes.total(rows, rows, columns) > limit:

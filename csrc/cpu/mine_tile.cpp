@@ -92,11 +92,13 @@ class PrecisionChoice {
 // What one thread works in.
 class Worker {
  public:
-  Worker(ProductPlan& plan, const Tiling& tiling, ColumnLists* columns, PrecisionChoice& precision)
+  // Workers that share column lists begin at different candidates, so that they seldom meet.
+  Worker(ProductPlan& plan, const Tiling& tiling, ColumnLists* columns, PrecisionChoice& precision, int64_t start)
       : anchors_(plan.anchors),
         candidates_(plan.candidates),
         tiling_(tiling),
         columns_(columns),
+        start_(start),
         precision_(precision),
         product_(plan),
         capacity_(Survivors::capacity(plan.anchors, plan.candidates, tiling.columns)),
@@ -121,9 +123,14 @@ class Worker {
  private:
   void filter_block(Survivors* block, int64_t begin, int64_t rows) {
     product_.choose_rows(begin, rows);
-    for (int64_t first = 0, stop; first < candidates_.count; first = stop) {
+    filter_panels(block, begin, rows, start_, candidates_.count);
+    filter_panels(block, begin, rows, 0, start_);
+  }
+
+  void filter_panels(Survivors* block, int64_t begin, int64_t rows, int64_t from, int64_t to) {
+    for (int64_t first = from, stop; first < to; first = stop) {
       const int64_t block_end = (first / PackedCandidates::kBlock + 1) * PackedCandidates::kBlock;
-      stop = std::min({first + tiling_.columns, block_end, candidates_.count});
+      stop = std::min({first + tiling_.columns, block_end, to});
       filter_panel(block, begin, rows, first, stop - first);
     }
   }
@@ -154,6 +161,7 @@ class Worker {
   const MiningSide &anchors_, &candidates_;
   Tiling tiling_;
   ColumnLists* columns_;
+  int64_t start_;  // the candidate it begins with, a multiple of PackedCandidates::kBlock
   PrecisionChoice& precision_;
   PanelProduct product_;
   int64_t capacity_;
@@ -207,12 +215,16 @@ void mine_all(MiningSide& anchors, MiningSide& candidates, double input_rounding
   const Tiling tiling = choose_tiling(anchors, candidates, panel, threads);
   std::unique_ptr<ColumnLists> columns;
   if (candidates.k > 0) columns = std::make_unique<ColumnLists>(candidates, anchors);
-  std::atomic<int64_t> next{0};
+  std::atomic<int64_t> next{0}, workers{0};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     const ExactSubnormals exact;
     std::unique_ptr<Worker> worker;
     for (int64_t begin; (begin = next.fetch_add(tiling.grouped_rows)) < anchors.count;) {
-      if (!worker) worker = std::make_unique<Worker>(plan, tiling, columns.get(), precision);
+      if (!worker) {
+        const int64_t share = columns == nullptr ? 0 : workers.fetch_add(1) * candidates.count / threads;
+        const int64_t start = share / PackedCandidates::kBlock * PackedCandidates::kBlock;
+        worker = std::make_unique<Worker>(plan, tiling, columns.get(), precision, start);
+      }
       worker->mine(begin, std::min(begin + tiling.grouped_rows, anchors.count));
     }
   });
