@@ -108,7 +108,7 @@ def _doctor(argv: Sequence[str]) -> int:
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a model from a configuration file", _train),
     "mine": ("list the hardest negatives of a training set, or between files", mine.run),
-    "eval": ("measure a trained model on a split", evaluate.run),
+    "eval": ("recall and ranks of a trained model, of embeddings or of scores", evaluate.run),
     "data": ("check a data set in one of the formats of the field", data.run),
     "demo": ("do all of it on the bundled data and write a report", _demo),
     "doctor": ("say what is installed, what runs, and what is wrong", _doctor),
