@@ -110,6 +110,16 @@ def ended_as(config: TrainConfig, whole: TrainConfig, expected: dict[str, object
     assert not list(files.folder.glob("**/*.tmp"))
 
 
+def test_a_run_killed_after_its_last_checkpoint_still_writes_its_history(tmp_path: Path) -> None:
+    config = toy_config(tmp_path / "run", epochs=1)
+    train(config)
+    history = RunFiles(config.run).history
+    whole = history.read_text()
+    history.unlink()
+    train(config, resume=True)
+    assert history.read_text() == whole
+
+
 if __name__ == "__main__":
     import torch
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,10 @@ def train(
     A run is a function of its configuration: started twice, or killed and resumed anywhere, it ends with the same
     weights, bit for bit, on a CPU of the same kind with the same number of threads.
 
-    Processes that torchrun started train one model together, each on its share of every batch. What they compute is
-    what one process does, to rounding, but for dropout (each draws its own) and layers that normalise over the batch
-    (each sees its share). They need the run's folder in common.
+    Processes that torchrun started (``torchrun --nproc-per-node 2 -m -- aoq_ext train ...``) train one model together,
+    each on its share of every batch. What they compute is what one process does, to rounding, but for dropout (each
+    draws its own) and layers that normalise over the batch (each sees its share; the first one's running statistics
+    count). They need the run's folder in common.
 
     Args:
         config: what to train, on what, and where to write.
@@ -56,6 +56,11 @@ def train(
             be another than before.
         console: where progress goes.
         on_step: called after each step with the number of steps taken so far.
+
+    Raises:
+        ConfigError: an entry that cannot work; it is named.
+        TrainingError: the loss or the weights are not finite. CollapseError: see `CollapseDetector`.
+        LostProcessError: another process ended, or did not answer within ``process_timeout``.
     """
     check(config)
     files = RunFiles(config.run)
@@ -139,11 +144,15 @@ class Trainer:
         return self.config.loss.objective, "hardest"
 
     def fit(self) -> None:
-        start_files = partial(self.files.write_start, self.config, self.vocabulary)
-        self.processes.by_leader("writing the configuration", start_files)
+        self.processes.by_leader("writing the configuration", self._write_start)
         with self.journal.open(self.step, self.total_steps):
             for epoch in range(len(self.journal.history.epochs), self.config.epochs):
                 self._epoch(epoch)
+
+    def _write_start(self) -> None:
+        self.files.write_start(self.config, self.vocabulary)
+        if self.step:  # the run may have been killed after its checkpoint and before this
+            self.journal.history.save(self.files.history)
 
     def _epoch(self, epoch: int) -> None:
         objective = make_objective(self.model, self.config.loss, *self.phase(epoch), self.processes)
