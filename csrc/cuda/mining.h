@@ -12,8 +12,8 @@
 
 namespace aoq::device {
 
-inline constexpr int64_t kMostListed = 8192;                                // the longest list, sorted in shared memory
-inline constexpr int64_t kMostSampled = 8192;                               // places, kept in shared memory
+inline constexpr int64_t kMostListed = 8192;   // the longest list, sorted in shared memory
+inline constexpr int64_t kMostSampled = 8192;  // places, kept in shared memory
 
 // Of tensor cores, in the place of kFloatUnit. An instruction adds b products and the accumulator at once: it shifts
 // all of them to the exponent of the greatest and cuts them off below 24 bits, then cuts off the sum (Fasi, Higham,
