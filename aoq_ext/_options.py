@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from numbers import Real
 from typing import Any
+
+from ._scalars import as_float
 
 
 class Objective(IntEnum):
@@ -67,20 +67,8 @@ class LossOptions:
         return LossOptions(**{name: _PARSERS[name](name, value) for name, value in given.items()})
 
 
-def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return number
-
-
 def _positive(name: str, value: Any) -> float:
-    if _real(name, value) <= 0:
+    if as_float(name, value) <= 0:
         raise ValueError(f"{name} must be greater than 0, got {value}")
     return float(value)
 
@@ -107,10 +95,10 @@ def _choice(enum: type[IntEnum]) -> Any:
 
 
 _PARSERS: dict[str, Any] = {
-    "margin_online": _real,
-    "margin_offline": _real,
+    "margin_online": as_float,
+    "margin_offline": as_float,
     "alpha": _positive,
-    "beta": _real,
+    "beta": as_float,
     "objective": _choice(Objective),
     "online": _choice(Online),
     "similarity": _choice(Similarity),

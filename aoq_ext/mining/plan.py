@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .scalars import as_int
+from .._scalars import as_int
 from .task import MiningTask
 from .tile import has_kernel
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._scalars import as_float, as_int
 from .embeddings import Embeddings
 from .plain import ordered_dot
-from .scalars import as_float, as_int
 
 _ELEMENTS_AT_A_TIME = 1 << 22
 

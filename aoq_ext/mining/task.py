@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Union
 import torch
 from torch import Tensor
 
+from .._scalars import as_int
 from .._validation import INTEGER_DTYPES, check_shape, check_tensor, dtype_of
 from . import keys
 from .embeddings import Embeddings, Source, check_all_finite
 from .rules import NegativeRules, positive_scores
-from .scalars import as_int
 from .side import Ragged
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ def as_int(name: str, value: object) -> int:
 def as_float(name: str, value: object) -> float:
     """A finite real number, of whatever type."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a float or None, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number}")
+        raise ValueError(f"{name} must be finite, got {value}")
     return number
