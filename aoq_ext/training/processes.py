@@ -43,6 +43,19 @@ class _Replicas(DDPStrategy):
         return module
 
 
+@contextmanager
+def parting() -> Iterator[None]:
+    """Leave, when the work is done, the processes that were joined for it.
+
+    All leave together: a process that ends while it still has connections to the others may be aborted by its threads.
+    """
+    was_joined = dist.is_available() and dist.is_initialized()
+    yield
+    if not was_joined and dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def start(config: TrainConfig) -> Fabric:
     """Join the processes that a launcher such as torchrun started; alone where there is none."""
     world = int(os.environ.get("WORLD_SIZE", "1"))

@@ -25,7 +25,7 @@ from aoq_ext.training.negatives import RunNegatives
 from aoq_ext.training.objective import Objective, make_objective
 from aoq_ext.training.offline import fingerprint_data
 from aoq_ext.training.pairs import EncodedPairs, load_split
-from aoq_ext.training.processes import Processes, explained, start
+from aoq_ext.training.processes import Processes, explained, parting, start
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.schedule import learning_rate
 from aoq_ext.training.update import Update
@@ -69,7 +69,7 @@ def train(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
-        with torch.random.fork_rng(), ExitStack() as held:
+        with torch.random.fork_rng(), parting(), ExitStack() as held:
             fabric = start(config)
             processes = Processes()
             held.enter_context(explained(processes))
