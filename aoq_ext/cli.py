@@ -1,4 +1,4 @@
-"""The command line: ``aoq train | mine | eval | data | demo | doctor``.
+"""The command line: ``aoq train | mine | eval | recipe | data | demo | doctor``.
 
 Each command imports what it needs only when it is called, so that ``aoq doctor`` runs where training cannot.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aoq_ext._version import __version__
-from aoq_ext.commands import data, evaluate, mine
+from aoq_ext.commands import data, evaluate, mine, recipe
 from aoq_ext.commands.parsing import UsageError, make_parser
 
 _USAGE_ERROR = 2  # the exit status argparse uses
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[name][1](rest)
     except KeyboardInterrupt as stop:  # a command that knows how to go on says so in it
-        known = {"train": "; --resume continues it", "demo": "; the same command continues it"}
+        same = "; the same command continues it"
+        known = {"train": "; --resume continues it", "demo": same, "recipe": same}
         again = f"; {stop}" if str(stop) else known.get(name, "")
         print(f"aoq {name}: interrupted{again}", file=sys.stderr)
         return _INTERRUPTED
@@ -75,7 +76,8 @@ def _train(argv: Sequence[str]) -> int:
     add_config_arguments(parser)
     parsed = parser.parse_args(config_first(argv))
     folder = train(config_from(parsed, parser), resume=parsed.resume)
-    print(f"the run is in {folder}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one speaks
+        print(f"the run is in {folder}")
     return 0
 
 
@@ -109,6 +111,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a model from a configuration file", _train),
     "mine": ("list the hardest negatives of a training set, or between files", mine.run),
     "eval": ("recall and ranks of a trained model, of embeddings or of scores", evaluate.run),
+    "recipe": ("do all of a paper's experiment: both rounds, mining and evaluation", recipe.run),
     "data": ("check a data set in one of the formats of the field", data.run),
     "demo": ("do all of it on the bundled data and write a report", _demo),
     "doctor": ("say what is installed, what runs, and what is wrong", _doctor),

@@ -29,6 +29,8 @@ class DataConfig:
     """Dotted path of a function (split, root=...) -> ImageTextData."""
     root: str | None = None
     """The folder with the data; null: the one in the package."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the loader, the same for every split."""
     train_split: str = "train"
     validation_split: str | None = "val"
     """Evaluated after each epoch to choose the best weights; null: the last are the best."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 def load_split(config: DataConfig, split: str) -> ImageTextData:
     loader = find(config.loader, "data.loader")
-    arguments: dict[str, Any] = {} if config.root is None else {"root": config.root}
-    data = loader(split, **arguments)
+    data = loader(split, **_arguments(loader, config))
     source = f"data.loader: {config.loader}({split!r})"
     if not isinstance(data, ImageTextData):
         raise ConfigError(f"{source}: expected an aoq_ext.data.ImageTextData, got {type(data).__name__}")
@@ -36,6 +36,21 @@ def load_split(config: DataConfig, split: str) -> ImageTextData:
             f"check group_ids"
         )
     return data
+
+
+def _arguments(loader: Any, config: DataConfig) -> dict[str, Any]:
+    if taken := {"split", "root"} & config.args.keys():
+        raise ConfigError(f"data.args: expected arguments other than split and root, got {', '.join(sorted(taken))}")
+    given = ({} if config.root is None else {"root": config.root}) | config.args
+    if config.args:
+        try:
+            inspect.signature(loader).bind("", **given)
+        except TypeError as error:
+            raise ConfigError(
+                f"data.args: expected arguments of {config.loader}{inspect.signature(loader)}, "
+                f"got {config.args} ({error})"
+            ) from error
+    return given
 
 
 class EncodedPairs:

@@ -1,0 +1,281 @@
+"""A paper's whole experiment, one step after the other: round 1, mining, round 2, and the evaluation of both.
+
+Everything is in the files that the steps leave behind, so a recipe that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from aoq_ext._files import write_bytes_atomically
+from aoq_ext.data.precomputed import splits_in
+from aoq_ext.mining.manifest import MANIFEST, OtherProblem
+from aoq_ext.mining.progress import MiningDisplay
+from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
+from aoq_ext.training.evaluation import evaluate_run
+from aoq_ext.training.history import History
+from aoq_ext.training.load import LoadedRun, load_run
+from aoq_ext.training.mining import MiningOptions, mine_run
+from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
+from aoq_ext.training.pairs import load_split
+from aoq_ext.training.parse import load_config
+from aoq_ext.training.run import RunFiles
+from aoq_ext.training.trainer import train
+
+STEPS = ("round 1", "mining", "round 2", "evaluation")
+ROUNDS = {"round 1": "-round1.yaml", "round 2": "-aoq.yaml"}
+_OWN_FLAGS = {"run": "--out", "offline.lists": "--out", "data.root": "--root"}
+_WORK = "unfinished"  # in the folder of the lists
+_COLUMNS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum")
+
+Results = dict[str, dict[str, dict[str, Any]]]  # of `evaluate_run`, by round and evaluation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A split, and in how many equal parts it is evaluated."""
+
+    split: str
+    folds: int = 1
+
+    def __str__(self) -> str:
+        return self.split if self.folds == 1 else f"{self.split}, {self.folds} folds"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Two rounds and what they are judged by."""
+
+    folder: Path  # receives round1/, negatives/, round2/ and metrics.json
+    first: TrainConfig
+    second: TrainConfig
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def lists(self) -> Path:
+        return self.folder / "negatives"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+
+def read_recipe(
+    prefix: str | Path,
+    out: str | Path | None = None,
+    root: str | Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    evaluations: Sequence[Evaluation] = (),
+) -> Recipe:
+    """The recipe in ``PREFIX-round1.yaml`` and ``PREFIX-aoq.yaml``; ConfigError for what cannot work.
+
+    Args:
+        out: its folder; by default runs/DATASET-MODEL, after the last two parts of ``prefix``.
+        root: the folder with the data, in place of that in the files.
+        overrides: entries of both rounds by dotted name.
+        evaluations: by default test, or, where the data set has testall, that in five folds and whole.
+    """
+    prefix = Path(prefix)
+    given: dict[str, Any] = dict(overrides or {})
+    for name, flag in _OWN_FLAGS.items():
+        if name in given:
+            raise ConfigError(f"{name}: expected by {flag}, got --set")
+    folder = Path(out) if out is not None else Path("runs") / f"{prefix.absolute().parent.name}-{prefix.name}"
+    if root is not None:
+        given["data.root"] = str(root)
+    first, second = (
+        load_config(prefix.with_name(prefix.name + ending), **given, run=str(folder / place))
+        for ending, place in zip(ROUNDS.values(), ("round1", "round2"), strict=True)
+    )
+    recipe = Recipe(folder, first, second, tuple(evaluations) or _default_evaluations(first))
+    second.offline.lists = str(recipe.lists)
+    for step, config in zip(ROUNDS, (first, second), strict=True):
+        try:
+            check(config)
+        except ConfigError as error:
+            raise ConfigError(f"{step}: {error}") from error
+    if first.loss.objective != "online_triplet":
+        raise ConfigError(f"round 1: loss.objective: expected online_triplet, got {first.loss.objective}")
+    if not needs_offline(second):
+        raise ConfigError(
+            f"round 2: loss.objective: expected one with offline negatives in epochs after warmup_epochs, "
+            f"got {second.loss.objective} with {second.warmup_epochs} of {second.epochs} epochs of warming up"
+        )
+    return recipe
+
+
+def _default_evaluations(config: TrainConfig) -> tuple[Evaluation, ...]:
+    """The 1K and 5K figures of COCO are of the same images."""
+    if config.data.root is not None and "testall" in splits_in(config.data.root):
+        return Evaluation("testall", 5), Evaluation("testall")
+    return (Evaluation("test"),)
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    device: str | None = None,
+    console: Console | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Results:
+    """Do every step that is not done yet, and print a table; returns the results by round and evaluation.
+
+    Args:
+        device: where mining and evaluation run; by default where training does.
+        on_step: called after each training step with the number of steps taken so far in that round.
+
+    ConfigError when the folder holds anything of another recipe, or a split is missing, before any work.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "expected one process for a recipe, got several; train its rounds by `torchrun ... -m -- aoq_ext train`, "
+            "and the recipe skips them (docs/training.md)"
+        )
+    console = console or Console()
+    _refuse_other_settings(recipe)
+    for split in {each.split for each in recipe.evaluations}:
+        load_split(recipe.first.data, split)
+    device = device or str(Fabric(accelerator=recipe.first.accelerator, devices=1).device)
+    _train(recipe.first, STEPS[0], "online triplets", console, on_step)
+    _mine(recipe, device, console)
+    _train(recipe.second, STEPS[2], f"{recipe.second.loss.objective}, from random weights", console, on_step)
+    results = _evaluate(recipe, device, console)
+    _summarise(recipe, results, console)
+    return results
+
+
+def _refuse_other_settings(recipe: Recipe) -> None:
+    """Of either round, before work is put into the first."""
+    for step, config in zip(ROUNDS, (recipe.first, recipe.second), strict=True):
+        files = RunFiles(config.run)
+        if not files.config.is_file():
+            continue
+        try:
+            check_same_run(to_dict(config), to_dict(load_config(files.config)))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{recipe.folder} holds a {step} with other settings; choose another --out, or delete {files.folder} "
+                f"({error})"
+            ) from error
+
+
+def _train(config: TrainConfig, step: str, what: str, console: Console, on_step: Callable[[int], None] | None) -> None:
+    _announce(console, step, f"{what}, {config.epochs} epochs")
+    history = RunFiles(config.run).history
+    done = len(History.load(history).epochs) if history.is_file() else 0
+    # A finished run is only checked to be this configuration's, on this data and these lists.
+    train(config, resume=True, console=console, on_step=on_step)
+    if done == config.epochs:
+        console.print(f"done before: {config.run}", highlight=False, soft_wrap=True)
+
+
+def _mine(recipe: Recipe, device: str, console: Console) -> None:
+    offline = recipe.second.offline
+    _announce(console, STEPS[1], f"{offline.top_texts} texts per image, {offline.top_images} images per text")
+    loaded = load_run(recipe.first.run, device=device)
+    if (recipe.lists / MANIFEST).is_file():
+        _check_lists(recipe, loaded)
+        console.print(f"done before: {recipe.lists}", highlight=False, soft_wrap=True)
+        return
+    work = recipe.lists / _WORK
+    with MiningDisplay() as display:
+        arguments: dict[str, Any] = {
+            "k_text": offline.top_texts,
+            "k_image": offline.top_images,
+            "options": MiningOptions(work=work, on_progress=display.update),
+        }
+        try:
+            lists = mine_run(loaded, **arguments)
+        except OtherProblem:  # other weights than when it was stopped
+            shutil.rmtree(work)
+            lists = mine_run(loaded, **arguments)
+    lists.save(recipe.lists)
+    shutil.rmtree(work)
+    console.print(f"{len(lists.texts):,} images × {len(lists.images):,} texts: {recipe.lists}", highlight=False)
+
+
+def _check_lists(recipe: Recipe, loaded: LoadedRun) -> None:
+    """Refuse lists of other weights or data, or shorter ones than round 2 draws from."""
+    lists, offline = OfflineLists.load(recipe.lists), recipe.second.offline
+    data = load_split(recipe.first.data, recipe.first.data.train_split)
+    expected = {
+        "of the weights of round 1": fingerprint_weights(loaded.model.state_dict()),
+        "of the training set": fingerprint_data(data),
+        "texts per image": min(offline.top_texts, len(data.captions)),
+        "images per text": min(offline.top_images, len(data.images)),
+    }
+    got = (lists.weights_fingerprint, lists.data_fingerprint, lists.texts.shape[1], lists.images.shape[1])
+    for (what, value), found in zip(expected.items(), got, strict=True):
+        if value != found:
+            raise ConfigError(
+                f"offline.lists: expected negatives {what if isinstance(value, str) else f'with {value} {what}'} in "
+                f"{recipe.lists}, got {'those of another' if isinstance(value, str) else found}; delete the folder to "
+                f"mine again"
+            )
+
+
+def _evaluate(recipe: Recipe, device: str, console: Console) -> Results:
+    """Both rounds on every split; what was measured of the same weights is taken from the recipe's metrics.json.
+
+    A run's own metrics.json, which `evaluate_run` writes, has one result a split and cannot hold both of testall.
+    """
+    _announce(console, STEPS[3], "; ".join(map(str, recipe.evaluations)))
+    known, results = _noted(recipe.metrics), Results()
+    for step, config in zip(ROUNDS, (recipe.first, recipe.second), strict=True):
+        loaded = load_run(config.run, device=device)
+        weights = fingerprint_weights(loaded.model.state_dict())
+        results[step] = {}
+        for evaluation in recipe.evaluations:
+            found = known.setdefault(step, {}).get(str(evaluation))
+            if found is not None and found["weights_fingerprint"] == weights:
+                console.print(f"done before: {step} on {evaluation}", highlight=False)
+            else:
+                found = evaluate_run(loaded, evaluation.split, evaluation.folds)
+                found["weights_fingerprint"] = weights
+                known[step][str(evaluation)] = found
+                write_bytes_atomically(recipe.metrics, json.dumps(known, indent=2).encode() + b"\n")
+            results[step][str(evaluation)] = found
+    return results
+
+
+def _noted(path: Path) -> Results:
+    try:
+        known: Results = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected valid JSON, got {error}; delete it to evaluate again") from error
+    return known
+
+
+def _announce(console: Console, step: str, what: str) -> None:
+    console.rule(f"[bold]{step}[/bold]: {escape(what)}", align="left")
+
+
+def _summarise(recipe: Recipe, results: Results, console: Console) -> None:
+    console.rule("[bold]done[/bold]", align="left")
+    for name in map(str, recipe.evaluations):
+        console.print(_table(name, *(results[step][name] for step in ROUNDS)))
+    console.print(f"everything is in {recipe.folder}", highlight=False, soft_wrap=True)
+
+
+def _table(name: str, before: dict[str, Any], after: dict[str, Any]) -> Table:
+    """No wider than 80 columns."""
+    title = f"{name}: {before['images']:,} images, weights of epochs {before['epoch']} and {after['epoch']}"
+    table = Table(title=escape(title), title_justify="left", show_edge=False)
+    table.add_column("")
+    for heading in ("to text\nR@1", "\nR@5", "\nR@10", "to image\nR@1", "\nR@5", "\nR@10", "\nrsum"):
+        table.add_column(heading, justify="right")
+    for step, result in zip(ROUNDS, (before, after), strict=True):
+        table.add_row(step, *(f"{result[column]:.1f}" for column in _COLUMNS))
+    table.add_row("difference", *(f"{after[column] - before[column]:+.1f}" for column in _COLUMNS), style="dim")
+    return table
