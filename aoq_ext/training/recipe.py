@@ -184,11 +184,12 @@ def _mine(recipe: Recipe, device: str, console: Console) -> None:
     offline = recipe.second.offline
     _announce(console, STEPS[1], f"{offline.top_texts} texts per image, {offline.top_images} images per text")
     loaded = load_run(recipe.first.run, device=device)
+    work = recipe.lists / _WORK
     if (recipe.lists / MANIFEST).is_file():
         _check_lists(recipe, loaded)
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed after it had written the lists
         console.print(f"done before: {recipe.lists}", highlight=False, soft_wrap=True)
         return
-    work = recipe.lists / _WORK
     with MiningDisplay() as display:
         arguments: dict[str, Any] = {
             "k_text": offline.top_texts,
