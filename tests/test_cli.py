@@ -105,7 +105,7 @@ def test_a_missing_extra_names_the_cure(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     output = capsys.readouterr().out
-    assert all(f"  {name}" in output for name in ("train", "mine", "eval", "data", "demo", "doctor"))
+    assert all(f"  {name}" in output for name in ("train", "mine", "eval", "data", "recipe", "demo", "doctor"))
 
 
 def test_python_dash_m_is_the_same(tmp_path: Path) -> None:
