@@ -22,11 +22,11 @@ _SERIES = {
     "positive": "own pair: the best of an image’s own captions, or a caption’s own image",
 }
 
-_TODO_HARDNESS = (
+_ADVICE_HARDNESS = (
     "choose k where the curve has become flat. If even the first negatives are easy, train the model that "
     "mines for longer, or mine from a larger set."
 )
-_TODO_HUBS = (
+_ADVICE_HUBS = (
     "draw from a longer list (larger k), so that hubs fill less of it; check that embeddings are normalised; "
     "correct or drop captions that fit everything."
 )
@@ -34,12 +34,12 @@ _SUSPECT_FIGURES = (
     "First figure: everything in the shaded part is suspected. Second figure: how many of the negatives at each rank "
     "are; where the curve falls fast, leaving out the first few ranks is enough."
 )
-_TODO_SUSPECTS = (
+_ADVICE_SUSPECTS = (
     "give pairs that show the same thing, above all captions repeated word for word, the same group; or mine with "
     "a limit below the own pair (margin, relative_margin) or a fixed one (max_score). If the listed answers are "
     "plainly wrong, leave them in: they are what training is for."
 )
-_TODO_OVERLAP = (
+_ADVICE_OVERLAP = (
     "while much changes between two minings, mine again after some epochs; once little does, stop mining and "
     "keep the lists."
 )
@@ -118,7 +118,7 @@ def hardness(found: Found) -> str:
         "Upright lines are medians. Anchors without a negative at a rank do not count there.</figcaption></figure>"
         f"{table('Scores: 10 % / 50 % / 90 % of the anchors are below', _titles(found), rows)}"
         f"{_curves(curves)}"
-        f"{_todo(_TODO_HARDNESS)}"
+        f"{_advice(_ADVICE_HARDNESS)}"
     )
 
 
@@ -160,7 +160,7 @@ def hubness(data: MinedReportData, found: Found) -> str:
         "and many candidates that are hardly ever listed.</figcaption></figure>"
         f"{table('How often candidates appear', columns, rows)}"
         f'<div class="cards hubs">{hub_lists}</div>'
-        f"{_todo(_TODO_HUBS)}"
+        f"{_advice(_ADVICE_HUBS)}"
     )
 
 
@@ -184,7 +184,7 @@ def suspects(data: MinedReportData, found: Found) -> str:
         "image. <b>Look</b> at the cards: would you call the listed answer wrong?</p>"
         f"<figure>{figure}<figcaption><b>{takeaway}</b><br>{_SUSPECT_FIGURES if figures else ''}</figcaption></figure>"
         f"{galleries}"
-        f"{_todo(_TODO_SUSPECTS)}"
+        f"{_advice(_ADVICE_SUSPECTS)}"
     )
 
 
@@ -228,7 +228,7 @@ def overlap(found: Found) -> str:
         f"what is in either. Mean rank correlation of what both lists hold: {correlations}.{sample}"
         "</figcaption></figure>"
         f'<div class="grid">{"".join(tables)}</div>'
-        f"{_todo(_TODO_OVERLAP)}"
+        f"{_advice(_ADVICE_OVERLAP)}"
     )
 
 
@@ -273,5 +273,5 @@ def _titles(found: Found) -> list[str]:
     return [statistics.direction.title for statistics in found]
 
 
-def _todo(text: str) -> str:
-    return f'<p class="todo"><b>What to do:</b> {text}</p>'
+def _advice(text: str) -> str:
+    return f'<p class="advice"><b>What to do:</b> {text}</p>'

@@ -21,7 +21,7 @@ img.mini{width:44px;height:44px}
 .own .score{color:var(--soft);font-variant-numeric:tabular-nums;font-size:.84rem}
 .hubs{margin-top:16px}
 .none{color:var(--soft);font-style:italic}
-.todo{background:var(--card);border-left:3px solid var(--positive);padding:.5em .9em;border-radius:0 8px 8px 0}
+.advice{background:var(--card);border-left:3px solid var(--positive);padding:.5em .9em;border-radius:0 8px 8px 0}
 ol.answers .count{flex:none;min-width:4.2em;text-align:right;font-variant-numeric:tabular-nums}
 @media (max-width:520px){
   .tiles{grid-template-columns:1fr 1fr;gap:10px}
@@ -32,7 +32,7 @@ ol.answers .count{flex:none;min-width:4.2em;text-align:right;font-variant-numeri
   .comparison td,.comparison th{white-space:normal}
   .scroll{overflow:visible}
   .legend{break-after:avoid}
-  .todo{break-inside:avoid}
+  .advice{break-inside:avoid}
 }
 """
 )
