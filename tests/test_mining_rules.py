@@ -218,7 +218,11 @@ def test_caps_are_rounded_down():
         ),
         ({"memory_limit": "4GB"}, TypeError, "memory_limit must be an int, got str"),
         ({"memory_limit": 0}, ValueError, "memory_limit must be at least 1 byte, got 0"),
-        ({"memory_limit": 1000}, ValueError, "memory_limit must be at least .* bytes for this task, got 1,000"),
+        (
+            {"memory_limit": 1000},
+            ValueError,
+            "memory_limit must be at least .* bytes for this task with .* threads, got 1,000",
+        ),
     ],
 )
 def test_errors_name_the_argument(options, error, message):
@@ -230,3 +234,15 @@ def test_the_old_way_is_the_same():
     result = mine_hard_negatives(ANCHORS, CANDIDATES, 11, IDS[0], IDS[1])
     assert torch.equal(result.indices, brute_force(ANCHORS, CANDIDATES, 11, *IDS)[0])
     assert result.reverse is None
+
+
+def test_many_threads_fit_the_usual_limit(path):
+    if path == "plain":
+        pytest.skip("the plain path's memory does not depend on threads")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(96)
+        result = mine_hard_negatives(ANCHORS, CANDIDATES, 5, *IDS)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(result.indices, mine_hard_negatives(ANCHORS, CANDIDATES, 5, *IDS).indices)

@@ -22,7 +22,10 @@ _LEAST_ROWS, _LEAST_COLUMNS = 64, 256
 
 _USUAL_LIMIT = 4 << 30
 _KEY = 8  # bytes
-_LIST_BUFFERS = 80 << 20  # what one thread keeps its rows' lists, panel and packed rows in (csrc/cpu/mine_tile.cpp)
+# What one thread works in: a group of rows' lists, up to a limit, and a panel (csrc/cpu/mine_tile.cpp).
+_LIST_BUFFERS, _LIST_SLACK, _BLOCK_ROWS, _ROUNDED_ROWS = 64 << 20, 528, 504, 12
+_THREAD = 8 << 20
+_TEMPORARY = 80 << 20  # keys on the way to indices and scores, and what allocators keep
 _CUDA_WORKSPACE = 2 << 30  # MiningBudget of csrc/cuda/mining_choice.h
 _CUDA_ROW = 64  # bounds and limits of a row
 _PACKED_ROWS = 504 * 6  # bytes of a block of rows, packed, for every dimension
@@ -67,7 +70,9 @@ def make_plan(task: MiningTask, memory_limit: int | None = None, device: torch.d
             rows = max(_LEAST_ROWS, rows // 2)
         else:
             needed = sizes.total(rows, rows, columns)
-            raise ValueError(f"memory_limit must be at least {needed:,} bytes for this task, got {limit:,}")
+            raise ValueError(
+                f"memory_limit must be at least {needed:,} bytes for this task with {threads} threads, got {limit:,}"
+            )
     spare = limit - sizes.total(rows, rows, columns)
     resident = min(count, rows + spare // max(1, sizes.resident_row))
     resident = max(rows, resident // rows * rows) if resident < count else count
@@ -80,6 +85,7 @@ class _Sizes:
     def __init__(self, task: MiningTask, device: torch.device, threads: int) -> None:
         width, depth, depth_reverse = task.anchors.width, task.depth, task.depth_reverse or 0
         dtype = task.anchors.source.dtype
+        self._threads = 0  # that keep lists of their own
         self._reverse = len(task.candidates) * depth_reverse * _KEY
         # The lists of all rows that wait for more candidates, and the rows themselves where they are in a file.
         self.resident_row = depth * _KEY + (0 if task.anchors.in_memory else width * dtype.itemsize)
@@ -98,14 +104,26 @@ class _Sizes:
                 + (0 if task.candidates.in_memory else width * dtype.itemsize)
                 + (depth_reverse * 3 * _KEY + _PER_COLUMN if depth_reverse else 32)
             )
-            self._fixed = (_LIST_BUFFERS + _PACKED_ROWS * width) * threads
+            self._threads = threads
+            self._list = (min(2 * depth + 64, len(task.candidates)) + _LIST_SLACK) * _KEY
+            self._fixed = (_THREAD + _PACKED_ROWS * width) * threads + _TEMPORARY
         else:
             self._row = 3 * depth * _KEY + width * 8
             self._column = width * 16 + 3 * depth_reverse * _KEY
             self._fixed = _PLAIN_PANEL
 
     def total(self, resident: int, rows: int, columns: int) -> int:
-        return resident * self.resident_row + rows * self._row + columns * self._column + self._fixed + self._reverse
+        per_row = resident * self.resident_row + rows * self._row
+        return per_row + columns * self._column + self._fixed + self._lists(rows) + self._reverse
+
+    def _lists(self, rows: int) -> int:
+        """The lists in the making of so many rows, in two groups a thread of which it holds one."""
+        if self._threads == 0:
+            return 0
+        group = -(-rows // (2 * self._threads))
+        group += _ROUNDED_ROWS * -(-group // _BLOCK_ROWS)
+        most = max(_LIST_BUFFERS, 2 * _ROUNDED_ROWS * self._list)
+        return self._threads * min(most + _BLOCK_ROWS * self._list, group * self._list)
 
 
 def _check_limit(memory_limit: int | None, device: torch.device) -> int:
