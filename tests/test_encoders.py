@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aoq_ext.encoders import ConvEncoder, GRUEncoder, RandomView
+from aoq_ext.encoders import ConvEncoder, GridBackbone, GRUEncoder, RandomView
 
 
 def tokens() -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +27,16 @@ def test_conv_encoder_takes_other_sizes(channels: tuple[int, ...], size: int) ->
 def test_conv_encoder_refuses_a_size_it_cannot_halve() -> None:
     with pytest.raises(ValueError, match=r"image_size: expected a multiple of 8 \(3 stages halve it\), got 36"):
         ConvEncoder(image_size=36)
+
+
+def test_grid_cells_are_the_regions_row_by_row_with_their_places() -> None:
+    backbone = GridBackbone(channels=(4, 8), geometry=0.0, colour=0.0).eval()
+    images = torch.randn(2, 3, 8, 12)
+    cells = backbone(images)
+    assert cells.shape == (2, 2 * 3, 8 + 2)
+    torch.testing.assert_close(cells[..., :8], backbone.features(images).flatten(2).mT)
+    places = [(row, column) for row in (-0.5, 0.5) for column in (-2 / 3, 0.0, 2 / 3)]
+    torch.testing.assert_close(cells[..., 8:], torch.tensor(places).expand(2, -1, -1))
 
 
 def test_padding_does_not_change_a_caption() -> None:

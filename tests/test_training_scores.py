@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from test_training_micro_batch import Stop, stop_at
 from test_training_offline import fake_lists
 from test_training_processes import launch
-from test_training_resume import remining, same
+from test_training_resume import final, remining, same
 from test_training_toy import load_toy, toy_config
 
 from aoq_ext import reference
@@ -34,6 +34,7 @@ from aoq_ext.training import (
     evaluate_run,
     load_run,
     mine_run,
+    streams,
     train,
 )
 from aoq_ext.training.batches import Batch
@@ -75,6 +76,20 @@ MODELS: dict[str, ModelConfig] = {
         auxiliary_weight=0.5,
     ),
 }
+
+
+GRID = Component("aoq_ext.encoders.GridBackbone", {"channels": [8, 6], "geometry": 0.1, "colour": 0.1})
+
+
+def on_pictures(folder: Path, model: str, **changes: Any) -> TrainConfig:
+    """The same models on the cells of a grid that is trained with them."""
+    config = MODELS[model]
+    parts = {
+        name: replace(part, args={**part.args, "image_dim": 8})
+        for name in ("image_encoder", "matching")
+        if (part := getattr(config, name)) is not None and "image_dim" in part.args
+    }
+    return toy_config(folder, model=replace(config, backbone=GRID, **parts), log_every=1, **changes)
 
 
 def config_of(folder: Path, model: str, **changes: Any) -> TrainConfig:
@@ -249,6 +264,22 @@ def test_mining_a_large_set_reranks_what_the_means_find(scan: Path, monkeypatch:
         assert (np.diff(lists.text_scores, axis=1) <= 0).all()
         assert (lists.text_scores <= exact.text_scores + 1e-5).all()
     assert exact.text_scores.mean() >= nearer.text_scores.mean() > near.text_scores.mean()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_backbone_is_trained_with_the_rest(model: str, tmp_path: Path) -> None:
+    config = on_pictures(tmp_path / "run", model, epochs=2)
+    with pytest.raises(Stop):
+        train(config, on_step=stop_at(7))
+    train(config, resume=True)
+    train(replace(config, run=str(tmp_path / "undisturbed")))
+    assert same(final(config), final(replace(config, run=str(tmp_path / "undisturbed"))))
+    torch.manual_seed(streams.torch_seed(config.seed, 0))
+    start = build_model(config.model, len(Vocabulary.build(load_toy().captions))).state_dict()
+    trained = load_run(config.run).model.state_dict()
+    weights = [name for name in trained if name.startswith("backbone.features") and name.endswith("weight")]
+    assert weights and not any(torch.equal(trained[name], start[name]) for name in weights)
+    assert evaluate_run(load_run(config.run), "val")["rsum"] > 0
 
 
 def test_what_does_not_fit_is_refused(scan: Path, tmp_path: Path) -> None:

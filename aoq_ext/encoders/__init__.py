@@ -6,7 +6,7 @@ A configuration may name any other ``nn.Module`` in their place.
 from aoq_ext.encoders.augment import RandomView
 from aoq_ext.encoders.captioning import CaptioningLoss
 from aoq_ext.encoders.cross_attention import CrossAttention
-from aoq_ext.encoders.image import ConvEncoder
+from aoq_ext.encoders.image import ConvEncoder, GridBackbone
 from aoq_ext.encoders.matching import CrossAttentionModel, EmbeddingModel, Features, MatchingModel, quintuplet_scores
 from aoq_ext.encoders.regions import GlobalImageEncoder, RegionEncoder
 from aoq_ext.encoders.scan import BFAN, SCAN
@@ -28,6 +28,7 @@ __all__ = [
     "GRUEncoder",
     "GRUTextEncoder",
     "GlobalImageEncoder",
+    "GridBackbone",
     "MatchingModel",
     "PackedFeatures",
     "RandomView",

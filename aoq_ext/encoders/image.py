@@ -1,9 +1,10 @@
-"""An image encoder for pictures of a few dozen pixels."""
+"""Image encoders for pictures of a few dozen pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,19 +46,55 @@ class ConvEncoder(nn.Module):
                 f"got {image_size}"
             )
         self.view = RandomView(geometry, colour)
-        stages: list[nn.Module] = []
-        width = 3
-        for index, next_width in enumerate(channels):
-            kernel = 5 if index == 0 else 3  # the first stage sees raw pixels: a wider window costs little there
-            stages += [
-                nn.Conv2d(width, next_width, kernel, stride=2, padding=kernel // 2, bias=False),
-                nn.BatchNorm2d(next_width),
-                nn.ReLU(inplace=True),
-            ]
-            width = next_width
-        self.features = nn.Sequential(*stages, nn.Flatten(), nn.Dropout(dropout))
-        self.project = nn.Linear(width * (image_size >> len(channels)) ** 2, dim)
+        self.features = nn.Sequential(*_stages(channels), nn.Flatten(), nn.Dropout(dropout))
+        self.project = nn.Linear(channels[-1] * (image_size >> len(channels)) ** 2, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W), floating point, in [-1, 1] -> (B, D)"""
         return F.normalize(self.project(self.features(self.view(images))), dim=-1)
+
+
+class GridBackbone(nn.Module):
+    """The convolutions of `ConvEncoder`, whose grid is the image's regions: a stand-in for a detector's.
+
+    A cell's features are the channels there and its place, so that F = channels[-1] + 2.
+
+    Args:
+        channels, geometry, colour: as for `ConvEncoder`.
+
+    Example:
+        >>> import torch
+        >>> GridBackbone(channels=(8, 16, 32))(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 16, 34])
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128), geometry: float = 0.1, colour: float = 0.2) -> None:
+        super().__init__()
+        self.view = RandomView(geometry, colour)
+        self.features = nn.Sequential(*_stages(channels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, 3, H, W), floating point, in [-1, 1] -> (B, R, F), R cells, row by row"""
+        cells = self.features(self.view(images))  # (B, C, h, w)
+        places = torch.meshgrid(*(_centres(size, cells) for size in cells.shape[2:]), indexing="ij")
+        grid = torch.stack(places).expand(len(cells), -1, -1, -1)  # (B, 2, h, w)
+        return torch.cat([cells, grid], dim=1).flatten(2).mT
+
+
+def _stages(channels: Sequence[int]) -> list[nn.Module]:
+    stages: list[nn.Module] = []
+    width = 3
+    for index, next_width in enumerate(channels):
+        kernel = 5 if index == 0 else 3  # the first stage sees raw pixels: a wider window costs little there
+        stages += [
+            nn.Conv2d(width, next_width, kernel, stride=2, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(next_width),
+            nn.ReLU(inplace=True),
+        ]
+        width = next_width
+    return stages
+
+
+def _centres(size: int, like: Tensor) -> Tensor:
+    """(size,) the middles of as many equal parts of [-1, 1]"""
+    return (torch.arange(size, device=like.device, dtype=like.dtype) * 2 + 1) / size - 1

@@ -46,6 +46,9 @@ class ModelConfig:
 
     image_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.ConvEncoder"))
     text_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.GRUEncoder"))
+    backbone: Component | None = None
+    """What makes region features (B, R, F) of images for the image encoder, and is trained with it
+    (aoq_ext.encoders.GridBackbone). null: images are encoded as they come."""
     matching: Component | None = None
     """In place of the two encoders, an aoq_ext.encoders.MatchingModel, which may score pairs by anything but a dot
     product (aoq_ext.encoders.SCAN and BFAN). null: the two encoders."""

@@ -19,7 +19,14 @@ class Model(nn.Module):
 
     Images may come as uint8, as the data sets store them: they are scaled to [-1, 1] here, and only here,
     so that training, validation and mining cannot disagree. Floating-point inputs (region features) pass untouched.
+
+    Args:
+        backbone: what makes region features of images, trained with the rest; None: images are encoded as they come.
     """
+
+    def __init__(self, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Features:
@@ -28,6 +35,12 @@ class Model(nn.Module):
     @abstractmethod
     def encode_texts(self, tokens: Tensor, lengths: Tensor) -> Features:
         """tokens: (Q, L); lengths: (Q,) -> features of Q rows"""
+
+    def prepare_images(self, images: Tensor) -> Tensor:
+        """images: (P, ...), uint8 or floating point -> what the image encoder takes"""
+        if images.dtype == torch.uint8:
+            images = images.float().mul_(2 / 255).sub_(1)
+        return images if self.backbone is None else self.backbone(images)
 
     def forward(self, images: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Features, Features]:
         """images: (P, ...); tokens: (Q, L); lengths: (Q,)"""
@@ -49,8 +62,14 @@ class DualEncoder(Model):
             CaptioningLoss and VSRNEncoder).
     """
 
-    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module, auxiliary: nn.Module | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        text_encoder: nn.Module,
+        auxiliary: nn.Module | None = None,
+        backbone: nn.Module | None = None,
+    ) -> None:
+        super().__init__(backbone)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.auxiliary = auxiliary
@@ -64,14 +83,14 @@ class DualEncoder(Model):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.auxiliary is None or pairs == 0:
             return *self(images, tokens, lengths), None
-        image, regions = self.image_encoder.encode(_scaled(images))  # type: ignore[operator]
+        image, regions = self.image_encoder.encode(self.prepare_images(images))  # type: ignore[operator]
         image = _checked(image, len(images), "model.image_encoder")
         text = self.encode_texts(tokens, lengths)
         return *_same_width(image, text), self.auxiliary(regions[:pairs], tokens[:pairs], lengths[:pairs])
 
     def encode_images(self, images: Tensor) -> Tensor:
         """-> (P, D)"""
-        return _checked(self.image_encoder(_scaled(images)), len(images), "model.image_encoder")
+        return _checked(self.image_encoder(self.prepare_images(images)), len(images), "model.image_encoder")
 
     def encode_texts(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """-> (Q, D)"""
@@ -84,12 +103,12 @@ class ScoringModel(Model):
     Encoders run under autocast; scores are made outside of it, of float32 features.
     """
 
-    def __init__(self, matching: MatchingModel) -> None:
-        super().__init__()
+    def __init__(self, matching: MatchingModel, backbone: nn.Module | None = None) -> None:
+        super().__init__(backbone)
         self.matching = matching
 
     def encode_images(self, images: Tensor) -> MatchingFeatures:
-        return self.matching.encode_images(_scaled(images))
+        return self.matching.encode_images(self.prepare_images(images))
 
     def encode_texts(self, tokens: Tensor, lengths: Tensor) -> MatchingFeatures:
         return self.matching.encode_texts(tokens, lengths)
@@ -105,6 +124,7 @@ class ScoringModel(Model):
 
 def build_model(config: ModelConfig, vocabulary_size: int) -> DualEncoder | ScoringModel:
     """``config.matching`` where it is given: whole if it matches by scores, else its two encoders."""
+    backbone = None if config.backbone is None else build_encoder(config.backbone, "model.backbone")
     auxiliary = None
     if config.auxiliary is not None:
         auxiliary = build_encoder(config.auxiliary, "model.auxiliary", vocabulary_size=vocabulary_size)
@@ -121,18 +141,14 @@ def build_model(config: ModelConfig, vocabulary_size: int) -> DualEncoder | Scor
         if matching.matches_by == "score":
             if auxiliary is not None:
                 raise ConfigError("model.auxiliary: expected null with a model that matches by scores")
-            return ScoringModel(matching)
+            return ScoringModel(matching, backbone)
         image, text = matching.image_encoder, matching.text_encoder
     if auxiliary is not None and not callable(getattr(image, "encode", None)):
         raise ConfigError(
             f"model.auxiliary: expected an image encoder with encode(images) -> embeddings, regions, "
             f"got {type(image).__name__} without it"
         )
-    return DualEncoder(image, text, auxiliary)
-
-
-def _scaled(images: Tensor) -> Tensor:
-    return images.float().mul_(2 / 255).sub_(1) if images.dtype == torch.uint8 else images
+    return DualEncoder(image, text, auxiliary, backbone)
 
 
 def _same_width(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
