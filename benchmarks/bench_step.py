@@ -1,0 +1,239 @@
+"""Where the time of a training step goes: data, encoders, loss, optimizer; with the fused loss and the eager one.
+
+    python benchmarks/bench_step.py [--recipe configs/coco/vsepp-aoq.yaml ...] [--batch 128 1024] [--output FILE.md]
+
+A step is what `aoq train` does under the recipe's configuration, objective and sizes, taken apart: rows are drawn and
+read from a memory-mapped file, encoded, the loss is computed and differentiated, its gradient goes back through the
+encoders, and Adam steps. Features and captions are random. Both losses take turns on the same batches and weights;
+medians are reported. The whole step of `aoq train` is timed too, so that the sum of the parts can be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cpuinfo import get_cpu_info  # type: ignore[import-untyped]
+from lightning_fabric import Fabric
+
+from aoq_ext import reference
+from aoq_ext.data import ImageTextData, Vocabulary
+from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.training import TrainConfig, load_config
+from aoq_ext.training.batches import Batch, PairBatches
+from aoq_ext.training.features import leaves, transform
+from aoq_ext.training.gradient import Place
+from aoq_ext.training.model import build_model
+from aoq_ext.training.objective import EmbeddingObjective, Objective, make_objective
+from aoq_ext.training.pairs import EncodedPairs
+from aoq_ext.training.processes import Processes
+from aoq_ext.training.step import StepFeatures, rows_of
+from aoq_ext.training.update import Update
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+REGIONS, WIDTH = 36, 2048  # bottom-up attention features
+WORDS = 10_000
+CAPTIONS = 5
+PARTS = ("data", "encoders, forward", "loss, forward", "loss, backward", "encoders, backward", "clip and Adam")
+
+
+def random_data(images: int, folder: Path) -> ImageTextData:
+    """Features in a file, as SCAN's layout has them, and captions of 8 to 16 words."""
+    generator = np.random.default_rng(0)
+    features = np.lib.format.open_memmap(folder / "ims.npy", "w+", np.float32, (images, REGIONS, WIDTH))
+    for image in range(images):
+        features[image] = generator.standard_normal((REGIONS, WIDTH), dtype=np.float32).clip(0)
+    features.flush()
+    lengths = generator.integers(8, 17, images * CAPTIONS)
+    captions = [" ".join(f"word{word}" for word in generator.integers(0, WORDS, length)) for length in lengths]
+    return ImageTextData(
+        images=np.load(folder / "ims.npy", mmap_mode="r"),
+        captions=captions,
+        caption_image=np.repeat(np.arange(images), CAPTIONS),
+        group_ids=np.arange(images),
+        image_names=[str(image) for image in range(images)],
+        name="random",
+    )
+
+
+def random_lists(data: ImageTextData, top_texts: int, top_images: int) -> OfflineNegativeSampler:
+    """Lists of other images' texts and of other images, as long as the recipe draws from."""
+    images, texts = len(data.images), len(data.captions)
+    generator = np.random.default_rng(1)
+    shift_text = generator.integers(CAPTIONS, texts - CAPTIONS, (images, top_texts))
+    shift_image = generator.integers(1, images, (texts, top_images))
+    return OfflineNegativeSampler(
+        torch.from_numpy((np.arange(images)[:, None] * CAPTIONS + shift_text) % texts),
+        torch.from_numpy((data.caption_image[:, None] + shift_image) % images),
+        torch.from_numpy(data.caption_image),
+        top_texts=top_texts,
+        top_images=top_images,
+    )
+
+
+class Laps:
+    """Seconds of each part of a step, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def lap(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds.setdefault(name, []).append(time.perf_counter() - started)
+
+    def median(self, name: str) -> float:
+        """Milliseconds."""
+        return 1e3 * statistics.median(self.seconds[name])
+
+
+class Steps:
+    """Steps of one recipe, on random data."""
+
+    def __init__(self, config: TrainConfig, data: ImageTextData) -> None:
+        self.config = config
+        self.pairs = EncodedPairs(data, Vocabulary.build(data.captions))
+        vocabulary = Vocabulary.build(data.captions)
+        self.fabric = Fabric(accelerator="cpu", devices=1)
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model, len(vocabulary))
+        self.update = Update(config, self.fabric, Processes(), self.model, self.pairs)
+        self.sampler = random_lists(data, config.offline.top_texts, config.offline.top_images)
+        self.batches = PairBatches(self.pairs.captions, config.batch_size, config.seed, 1)
+        self.losses = {"fused": self._objective(), "eager": self._objective()}
+        eager = self.losses["eager"]
+        assert isinstance(eager, EmbeddingObjective)
+        options = config.loss
+        eager.function = partial(  # type: ignore[assignment]
+            reference.adaptive_quintuplet_loss,
+            margin_online=options.margin_online,
+            margin_offline=options.margin_offline,
+            alpha=options.alpha,
+            beta=options.beta,
+            objective=options.objective,
+            detach_weight=options.detach_weight,
+            clamp_weight=options.clamp_weight,
+        )
+
+    def _objective(self) -> Objective:
+        return make_objective(self.model, self.config.loss, self.config.loss.objective, "hardest", Processes())
+
+    def batch(self, number: int) -> Batch:
+        epoch, step = divmod(number, self.batches.steps_per_epoch)
+        return next(iter(self.batches.epoch(epoch, first_step=step)))
+
+    def whole(self, batch: Batch, loss: str, laps: Laps) -> None:
+        """As `aoq train` takes it."""
+        with laps.lap("whole"):
+            self.update(batch, self.losses[loss], self.sampler, self.config.optimizer.lr, measured=False)
+
+    def in_parts(self, batch: Batch, loss: str, laps: Laps) -> None:
+        """The same step, with the graph cut between the encoders and the loss."""
+        device, model = self.fabric.device, self.model
+        Place(self.config.seed, batch.step).seed_torch()
+        with laps.lap("data"):
+            rows = rows_of(batch, self.sampler, self.config.loss.objective)
+            images = self.pairs.images_at(rows.image, device)
+            tokens, lengths = self.pairs.tokens_at(rows.text, device)
+            groups = self.pairs.groups_at(rows.image[: rows.pairs], device)
+        with laps.lap("encoders, forward"):
+            image, text, auxiliary = model.with_auxiliary(images, tokens, lengths, rows.pairs)
+        cut = [transform(side, lambda leaf: leaf.detach().requires_grad_()) for side in (image, text)]
+        with laps.lap("loss, forward"):
+            value = self.losses[loss].loss(StepFeatures.of(cut[0], cut[1], rows, groups))
+        with laps.lap("loss, backward"):
+            value.backward()  # type: ignore[no-untyped-call]
+        with laps.lap("encoders, backward"):
+            outputs: list[Any] = [*leaves(image), *leaves(text)]
+            gradients: list[Any] = [leaf.grad for side in cut for leaf in leaves(side)]
+            if auxiliary is not None:
+                outputs.append(auxiliary * self.config.model.auxiliary_weight)
+                gradients.append(None)
+            torch.autograd.backward(outputs, gradients)
+        with laps.lap("clip and Adam"):
+            optimizer = self.update.optimizer
+            self.fabric.clip_gradients(model, optimizer, max_norm=self.config.optimizer.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def measure(config: TrainConfig, data: ImageTextData, repeats: int) -> dict[str, Laps]:
+    """By loss; each batch is done by both, in turn."""
+    steps = Steps(config, data)
+    laps = {loss: Laps() for loss in steps.losses}
+    warm = {loss: Laps() for loss in steps.losses}
+    for number in range(repeats + 1):
+        batch = steps.batch(number)
+        for loss in steps.losses:
+            into = (laps if number else warm)[loss]
+            steps.in_parts(batch, loss, into)
+            steps.whole(batch, loss, into)
+    return laps
+
+
+def table(config: TrainConfig, laps: dict[str, Laps]) -> list[str]:
+    total = {loss: sum(laps[loss].median(part) for part in PARTS) for loss in laps}
+    alone = {loss: sum(laps[loss].median(part) for part in PARTS if part.startswith("loss")) for loss in laps}
+    whole = {loss: laps[loss].median("whole") for loss in laps}
+    lines = [
+        f"### B = {config.batch_size}, {config.loss.objective}",
+        "",
+        "| ms | fused loss | share | eager loss | share |",
+        "|---|---|---|---|---|",
+    ]
+    for part in PARTS:
+        times = {loss: laps[loss].median(part) for loss in laps}
+        lines.append(f"| {part} | " + " | ".join(f"{times[x]:.2f} | {times[x] / total[x]:.1%}" for x in laps) + " |")
+    for name, times in (("sum of the parts", total), ("the whole step, timed on its own", whole)):
+        lines.append(f"| {name} | " + " | ".join(f"{times[loss]:.1f} | " for loss in laps) + "|")
+    return [
+        *lines,
+        "",
+        f"Fused, the loss alone is {alone['eager'] / alone['fused']:.1f} times as fast as eager; the whole step "
+        f"{whole['eager'] / whole['fused']:.2f} times.",
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--recipe", type=Path, nargs="+", default=[CONFIGS / "coco/vsepp-aoq.yaml"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[128, 1024], help="pairs (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=10, help="steps with each loss (%(default)s)")
+    parser.add_argument("--images", type=int, default=4096, help="in the random data set (%(default)s)")
+    parser.add_argument("--output", type=Path, help="also write the tables to this file")
+    arguments = parser.parse_args()
+    lines = [
+        "# Where the time of a training step goes",
+        "",
+        f"{date.today()}, {get_cpu_info()['brand_raw']}, {torch.get_num_threads()} threads, torch {torch.__version__}. "
+        f"Random data: {arguments.images:,} images of {REGIONS} × {WIDTH} features in a memory-mapped file, captions "
+        f"of 8 to 16 words. Medians of {arguments.repeats} steps (`python benchmarks/bench_step.py`).",
+        "",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        data = random_data(arguments.images, Path(folder))
+        for recipe in arguments.recipe:
+            lines += [f"## {recipe.parent.name}/{recipe.stem}", ""]
+            for batch_size in arguments.batch:
+                config = replace(load_config(recipe), batch_size=batch_size)
+                lines += table(config, measure(config, data, arguments.repeats))
+                print("\n".join(lines[-12:]), flush=True)
+    if arguments.output is not None:
+        arguments.output.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
