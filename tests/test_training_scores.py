@@ -37,7 +37,7 @@ from aoq_ext.training import (
     streams,
     train,
 )
-from aoq_ext.training.batches import Batch
+from aoq_ext.training.batches import Batch, PairBatches
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.diagnostics import measure
 from aoq_ext.training.evaluation import evaluate, evaluate_ensemble
@@ -50,6 +50,7 @@ from aoq_ext.training.processes import Processes, start
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.scoring import ScoredSplit
 from aoq_ext.training.step import rows_of
+from aoq_ext.training.update import Update
 
 ENDINGS = ("", " of that kind", " again", " which is seen here and there")
 
@@ -346,3 +347,53 @@ def test_processes_train_what_one_does(tmp_path: Path, scan: Path) -> None:
             assert after == pytest.approx(before, rel=1e-3, abs=1e-4), name
     own = [entry["loss/auxiliary"] for entry in History.load(RunFiles(two / "captions").history).steps]
     assert own[-1] < own[0]
+
+
+def gradient_configs(folder: Path) -> dict[str, TrainConfig]:
+    """No batch normalisation, no dropout: the arithmetic does not depend on how a batch is shared out."""
+    vsrn = MODELS["vsrn"]
+    assert vsrn.auxiliary is not None
+    captions = replace(
+        vsrn,
+        image_encoder=replace(vsrn.image_encoder, args={**vsrn.image_encoder.args, "layers": 0}),
+        auxiliary=replace(vsrn.auxiliary, args={**vsrn.auxiliary.args, "dropout": 0.0}),
+    )
+    return {
+        "captions": replace(config_of(folder, "vsrn", batch_size=9), model=captions),
+        "captions in parts": replace(config_of(folder, "vsrn", batch_size=9, micro_batch=2), model=captions),
+        "accumulated": config_of(folder, "vsepp", batch_size=7, accumulate=2),
+        "scan": config_of(folder, "scan", batch_size=9),
+    }
+
+
+def gradients_of_a_step(config: TrainConfig, clip_norm: float) -> torch.Tensor:
+    """Of every parameter, as the optimizer is given them."""
+    config = replace(config, optimizer=replace(config.optimizer, clip_norm=clip_norm))
+    fabric = start(config)
+    pairs = EncodedPairs(data := load_regions(), vocabulary := Vocabulary.build(data.captions))
+    torch.manual_seed(0)
+    model = build_model(config.model, len(vocabulary))
+    update = Update(config, fabric, Processes(), model, pairs)
+    objective = make_objective(model, config.loss, "online_triplet", "all", update.processes)
+    batch = next(iter(PairBatches(pairs.captions, config.batch_size, 0, config.accumulate).epoch(0)))
+    update(batch, objective, None, lr=1e-3, measured=False)
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+
+
+def save_gradients(rank: int, folder: Path) -> None:
+    for name, config in gradient_configs(folder).items():
+        for clip_norm in (1e9, 0.5):
+            gradients = gradients_of_a_step(config, clip_norm)
+            if rank == 0:
+                torch.save(gradients, folder / f"{name} {clip_norm}.pt")
+
+
+def test_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    """Weights alone would not show a wrong factor, which Adam divides out."""
+    launch(2, save_gradients, tmp_path)
+    for name, config in gradient_configs(tmp_path).items():
+        whole, clipped = (torch.load(tmp_path / f"{name} {clip_norm}.pt") for clip_norm in (1e9, 0.5))
+        expected = gradients_of_a_step(config, 1e9)
+        assert expected.norm() > 1
+        torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()), msg=name)
+        torch.testing.assert_close(clipped, expected * (0.5 / expected.norm()), rtol=1e-3, atol=1e-5, msg=name)
