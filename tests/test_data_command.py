@@ -134,6 +134,11 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "dev_ids.txt",
         "40 ids in both, such as 0.jpg",
     ),
+    "features-overlap": (
+        lambda folder: np.save(folder / "test_ims.npy", np.load(folder / "train_ims.npy")[:20]),
+        "test_ims.npy",
+        "20 images with the features of a training image",
+    ),
     "bytes-literals": (
         lambda folder: write_captions(folder, "dev", ["b'a cat'"] * 3 + ["a dog"] * 97),
         "dev_caps.txt",
@@ -179,6 +184,23 @@ def test_ids_that_number_each_split_are_no_overlap(precomp: Path) -> None:
     for split, images in (("train", 40), ("dev", 20), ("test", 20)):
         (precomp / f"{split}_ids.txt").write_text("\n".join(map(str, range(images))))
     assert verify(precomp).fine
+
+
+def test_a_few_images_in_two_splits_are_a_note(tmp_path: Path) -> None:
+    write_precomputed(tmp_path, {"train": 3, "dev": 200})
+    features = features_of(200, 1)
+    features[7] = np.load(tmp_path / "train_ims.npy")[2]
+    np.save(tmp_path / "dev_ims.npy", features)
+    report = verify(tmp_path)
+    assert report.fine
+    assert "dev_ims.npy: 1 image with the features of a training image" in report.notes
+
+
+def test_a_split_of_nothing(precomp: Path) -> None:
+    np.save(precomp / "dev_ims.npy", np.empty((0, 6, 32), np.float32))
+    (precomp / "dev_caps.txt").write_text("")
+    (precomp / "dev_ids.txt").write_text("")
+    assert found(verify(precomp)) == {"features-none": "dev_ims.npy"}
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
@@ -318,7 +340,7 @@ def test_the_page_about_data_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     Path("data/mine").mkdir()
     page = (Path(__file__).resolve().parents[1] / "docs/data.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, "docs/data.md", "exec"), {})
     assert verify("data/mine").fine

@@ -125,6 +125,9 @@ def test_wrong_entries_are_named(coco: Path) -> None:
     edit_json(coco, 2, sentences=[{"raw": 3}])
     with pytest.raises(DataError, match=r"images\[2\]: expected filename, split and sentences with raw"):
         load_karpathy("train", coco.parent)
+    edit_json(coco, 2, sentences=[{"raw": "a cat"}] * 5, split=None)
+    with pytest.raises(DataError, match=r"images\[2\]: expected filename, split .*TypeError: split is NoneType"):
+        load_karpathy("train", coco.parent)
     coco.write_text("[]")
     with pytest.raises(DataError, match="got other JSON"):
         load_karpathy("train", coco.parent)

@@ -26,6 +26,7 @@ def test_tokenize():
     ]
     assert tokenize("Côte d’Ivoire") == ["côte", "d", "ivoire"]
     assert tokenize(" *# ") == []
+    assert tokenize("cafe\u0301s \u0130stanbul") == ["caf\u00e9s", "i\u0307stanbul"]  # accents of their own
 
 
 def test_build_orders_by_count_then_name():

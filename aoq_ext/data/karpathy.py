@@ -127,6 +127,8 @@ def _entry(path: str | Path, number: int, image: Any) -> Entry:
         captions = [_text(sentence) for sentence in image["sentences"]]
         place = Path(image.get("filepath", ""), image["filename"])
         split = image["split"]
+        if not isinstance(split, str):
+            raise TypeError(f"split is {type(split).__name__}")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: images[{number}]: expected filename, split and sentences with raw, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from aoq_ext._files import write_bytes_atomically
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL_TOKENS = (PAD, START, END, UNKNOWN)  # indices 0, 1, 2, 3
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"(?:[^\W_][\u0300-\u036f]*)+")  # accents that are characters of their own belong to their letter
 _BYTES_REPR = re.compile(r"""\s*b(['"]).*\1\s*""", re.DOTALL)
 _FORMAT = "aoq_ext.vocabulary/1"
 
@@ -40,7 +41,7 @@ def tokenize(caption: str) -> list[str]:
             f"captions: {caption!r:.60} is the printed form of a bytes object, not text; "
             'read the file with open(path, encoding="utf-8") or decode the bytes'
         )
-    return _WORD.findall(caption.lower())
+    return _WORD.findall(unicodedata.normalize("NFC", caption.lower()))
 
 
 class Vocabulary:

@@ -17,6 +17,7 @@ from aoq_ext.data.verify.text import check_captions, check_coverage, decoded_cap
 
 _CONVERT = "convert it with the script in docs/data.md"
 _EVALUATED = ("dev", "test", "testall")
+_MOST_SHARED = 0.01  # of an evaluation split's images
 
 
 def verify_precomputed(
@@ -28,16 +29,19 @@ def verify_precomputed(
     if not found:
         report.add(str(path), "no-splits", f"files such as train{FEATURES}", "none", "name the folder that has them")
     words = open_vocabulary(report, path, vocabulary)
+    hashes: dict[str, set[bytes]] = {}
     for split in splits or found:
         summary = SplitSummary(split)
         report.splits.append(summary)
         seen = _check_split_captions(report, path, summary)
         if words is not None and seen:
             check_coverage(report, split, seen, words)
-        _check_split_features(report, path, summary, quick, progress)
+        hashes[split] = _check_split_features(report, path, summary, quick, progress)
         _check_ids(report, path, summary)
     _compare_shapes(report)
     _compare_ids(report, path)
+    if not quick:
+        _compare_features(report, hashes)
     return report
 
 
@@ -54,26 +58,31 @@ def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSumm
 
 def _check_split_features(
     report: VerifyReport, folder: Path, summary: SplitSummary, quick: bool, progress: Progress
-) -> None:
+) -> set[bytes]:
+    """-> a hash of every image that was read"""
     path = folder / f"{summary.name}{FEATURES}"
     try:
         features = open_array(path)
     except DataError as error:
         report.findings.append(Finding.of_error(error, path.name, "features-file"))
-        return
+        return set()
     summary.dtype, summary.shape = str(features.dtype), features.shape[1:]
     if features.dtype != np.float32:
         report.add(path.name, "features-dtype", "float32", str(features.dtype), _CONVERT)
     if features.ndim not in (2, 3):
         shape = "(N, regions, D) or (N, D)"
         report.add(path.name, "features-shape", shape, str(features.shape), _CONVERT)
-        return
+        return set()
+    if not len(features):
+        report.add(path.name, "features-none", "a row for every image", "0 rows", "extract them, or remove the split")
     repeats = _layout(report, path.name, summary, len(features))
-    if features.dtype.kind == "f":
-        label = f"reading {path.name}"
-        report_features(report, path.name, count_features(features, repeats, quick, progress, label), repeats)
-        if quick:
-            report.notes.append(f"{path.name}: a sample of the rows was read (quick)")
+    if features.dtype.kind != "f":
+        return set()
+    counts = count_features(features, repeats, quick, progress, f"reading {path.name}")
+    report_features(report, path.name, counts, repeats)
+    if quick:
+        report.notes.append(f"{path.name}: a sample of the rows was read (quick)")
+    return counts.images
 
 
 def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int) -> int:
@@ -136,3 +145,16 @@ def _compare_ids(report: VerifyReport, folder: Path) -> None:
             got = f"{counted(len(shared), 'id')} in both, such as {sorted(shared)[0].decode('utf-8', 'replace')}"
             cure = "take them out of train, or take all splits from one release"
             report.add(f"{split}{IDS}", "splits-overlap", "no id of train", got, cure, len(shared))
+
+
+def _compare_features(report: VerifyReport, hashes: dict[str, set[bytes]]) -> None:
+    """A few pictures are in these data sets twice; a split that was copied has many."""
+    train = hashes.get("train", set())
+    for split in _EVALUATED:
+        shared = len(train & hashes.get(split, set()))
+        if shared > _MOST_SHARED * len(hashes.get(split, ())):
+            cure = "take them out of train, or take all splits from one release"
+            got = f"{counted(shared, 'image')} with the features of a training image"
+            report.add(f"{split}{FEATURES}", "features-overlap", "other images than in train", got, cure, shared)
+        elif shared:
+            report.notes.append(f"{split}{FEATURES}: {counted(shared, 'image')} with the features of a training image")
