@@ -41,7 +41,7 @@ def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> 
     return path
 
 
-def write_bytes_atomically(path: str | Path, data: bytes) -> Path:
+def write_bytes_atomically(path: str | Path, data: bytes | memoryview) -> Path:
     """Make ``path`` hold exactly ``data``, as `write_atomically` does; returns ``path``."""
     return write_atomically(path, lambda file: file.write(data))
 

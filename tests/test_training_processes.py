@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from test_training_toy import adaptive, mined, toy_config, trained
 from aoq_ext.training import ConfigError, History, OfflineLists, TrainConfig, train
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.config import to_dict
-from aoq_ext.training.processes import Processes, start
+from aoq_ext.training.processes import LostProcessError, Processes, explained, start
 from aoq_ext.training.run import RunFiles
 
 ROOT = Path(__file__).parent.parent
@@ -188,6 +189,37 @@ def kill(steps):
 
 train(load_config({config!r}), resume=True, on_step=kill)
 """
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:30132", True),
+        ("Timed out waiting 5000ms for recv operation to complete", True),
+        ("NCCL error: remote process exited or there was a network error, ncclRemoteError", True),
+        ("rank 0 lost another rank while evaluating", True),
+        ("NCCL error in: ncclInvalidUsage: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device", False),
+        ("gloo: tensors must be dense", False),
+        ("expected scalar type Float but found Double", False),
+    ],
+)
+def test_only_a_lost_process_is_called_one(message: str, lost: bool) -> None:
+    processes = Processes()
+    processes.world = 2
+    with pytest.raises(LostProcessError if lost else RuntimeError) as caught, explained(processes):
+        raise RuntimeError(message)
+    assert (type(caught.value) is LostProcessError) == lost
+
+
+def test_objects_of_another_backend_wait_as_long_as_the_run_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **options: asked.update(options))
+    Processes(7)
+    assert asked == {"backend": "gloo", "timeout": timedelta(seconds=7)}
 
 
 def torchrun(world: int, *command: str) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -21,16 +22,17 @@ class Team:
     """All ranks of the default process group, or this process alone.
 
     Between two meetings each works for itself, so a rank that is gone is noticed at the next one: at once where the
-    backend sees its connection close, else after the timeout that ``init_process_group`` was given.
+    backend sees its connection close, else after the timeout that ``init_process_group`` was given, or ``timeout`` where
+    that backend cannot exchange objects on the CPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta | None = None) -> None:
         self.rank, self.world = 0, 1
         self._group: Any = None
         if dist.is_available() and dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
             if self.world > 1 and dist.get_backend() != "gloo":  # objects travel on the CPU
-                self._group = dist.new_group(backend="gloo")
+                self._group = dist.new_group(backend="gloo", timeout=timeout)
         elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RuntimeError(
                 f"a launcher started WORLD_SIZE={os.environ['WORLD_SIZE']} processes, but torch.distributed is not "

@@ -24,7 +24,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     content = io.BytesIO()  # given the file itself, torch.save hides why the file could not be written
     torch.save({"format": _FORMAT, **state}, content)
     try:
-        write_bytes_atomically(path, content.getvalue())
+        write_bytes_atomically(path, content.getbuffer())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
 

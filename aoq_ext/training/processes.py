@@ -8,6 +8,7 @@ process on the whole batch has, so nothing is averaged and nothing must be scale
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BUCKET = 1 << 24  # elements that travel together
+# In what backends say of a lost peer; they also raise RuntimeErrors for wrong arguments, which say something else.
+_SIGNS_OF_LOSS = re.compile(
+    r"lost another rank|connection (reset|refused|closed)|closed by peer|broken pipe|timed? ?out|watchdog|"
+    r"nccl(remote|system|internal)error|remote process|socket closed|aborted",
+    re.IGNORECASE,
+)
 
 
 class LostProcessError(RuntimeError):
@@ -79,10 +86,14 @@ def start(config: TrainConfig) -> Fabric:
 
 
 class Processes:
-    """The default process group, or this process alone."""
+    """The default process group, or this process alone.
 
-    def __init__(self) -> None:
-        self.team = Team()
+    Args:
+        timeout: seconds after which a process that does not answer counts as lost; None: the backend's usual ones.
+    """
+
+    def __init__(self, timeout: int | None = None) -> None:
+        self.team = Team(None if timeout is None else timedelta(seconds=timeout))
         self.rank, self.world = self.team.rank, self.team.world
 
     @property
@@ -166,9 +177,7 @@ def explained(processes: Processes) -> Iterator[None]:
 
 
 def _is_broken_exchange(error: RuntimeError) -> bool:
-    kinds = tuple(getattr(dist, name) for name in ("DistError", "DistBackendError") if hasattr(dist, name))
-    text = str(error)
-    return isinstance(error, kinds) or "lost another rank" in text or "gloo" in text.lower() or "nccl" in text.lower()
+    return bool(_SIGNS_OF_LOSS.search(str(error)))
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
