@@ -246,7 +246,10 @@ def test_empty_batches_draw_nothing() -> None:
 def test_an_anchor_without_negatives_is_refused(side: int, anchor: str, candidate: str) -> None:
     both = lists()
     both[side][7] = -1
-    message = rf"expected at least one negative {candidate} for every {anchor}, got none for 1 .* is {anchor} 7\)"
+    message = (
+        rf"expected at least one negative {candidate} for every {anchor}, got none for 1 .* is {anchor} 7\): "
+        r"its group, its captions or the rules it was mined with left none; mine with milder rules"
+    )
     with pytest.raises(ValueError, match=message):
         OfflineNegativeSampler(*both, OWN)
 
@@ -298,6 +301,13 @@ def test_arguments_that_cannot_work_are_refused(changes: dict[str, Any], error: 
         ),
         (torch.tensor([0.0]), torch.tensor([0]), 0, TypeError, "image_index must be an integer tensor"),
         ([0], torch.tensor([0]), 0, TypeError, "image_index must be a torch.Tensor, got list"),
+        (
+            torch.tensor([0, 3]),
+            torch.tensor([0, 4]),
+            0,
+            ValueError,
+            "text_index must be texts of the images in image_index, got text 4, of image 1, with image 3 at place 1",
+        ),
         (torch.tensor([0]), torch.tensor([0]), -1, ValueError, "step must be from 0"),
         (torch.tensor([0]), torch.tensor([0]), 0.5, TypeError, "step must be an int, got float"),
     ],
@@ -473,6 +483,9 @@ def test_lists_mined_between_files_are_drawn_from(tmp_path: Path, texts_are: str
     expected = OfflineNegativeSampler(forth.indices, back.indices, OWN)
     assert equal(negatives.draw(*pairs(), 3), expected.draw(*pairs(), 3))
     assert equal(pickle.loads(pickle.dumps(negatives)).draw(*pairs(), 3), expected.draw(*pairs(), 3))
+    assert equal(
+        OfflineNegativeSampler.from_folder(tmp_path, OWN.numpy()).draw(*pairs(), 3), expected.draw(*pairs(), 3)
+    )
     with pytest.raises(ValueError, match=r"text_image_index must be given, since"):
         OfflineNegativeSampler.from_folder(tmp_path)
 

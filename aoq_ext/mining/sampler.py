@@ -14,9 +14,10 @@ from torch.utils.data import get_worker_info
 from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
 from .draws import draw, mix, place
 from .lists_folder import MinedFrom, open_lists
+from .sources import read_integers
 
 if TYPE_CHECKING:
-    pass
+    from numpy.typing import NDArray
 
 _CHECKED_ROWS = 4096  # rows of a list looked at together
 _MOST = 2**63
@@ -119,7 +120,7 @@ class OfflineNegativeSampler:
     def from_folder(
         cls,
         path: str | Path,
-        text_image_index: Tensor | None = None,  # (M,)
+        text_image_index: Tensor | NDArray[Any] | None = None,  # (M,)
         *,
         top_texts: int = 300,
         top_images: int = 60,
@@ -141,15 +142,16 @@ class OfflineNegativeSampler:
             FileNotFoundError: lists that were mined between files are missing.
         """
         folder = Path(path).resolve()
-        found = open_lists(folder, None if text_image_index is None else len(text_image_index), verify)
-        if text_image_index is None:
+        index = None if text_image_index is None else read_integers(text_image_index, "text_image_index")
+        found = open_lists(folder, None if index is None else len(index), verify)
+        if index is None:
             if found.text_image is None:
                 raise ValueError(f"text_image_index must be given, since {folder} does not hold it, got None")
-            text_image_index = found.text_image
+            index = found.text_image
         sampler = cls(
             found.texts,
             found.images,
-            text_image_index,
+            index,
             top_texts=top_texts,
             top_images=top_images,
             seed=seed,
@@ -167,7 +169,10 @@ class OfflineNegativeSampler:
         text_index: Tensor,  # (B,)
         step: int | None = None,
     ) -> OfflineNegatives:
-        """The negatives of the pairs (image, text) at ``step``; without one, at the step the sampler counts itself."""
+        """The negatives of the pairs (image, text) at ``step``; without one, at the step the sampler counts itself.
+
+        Each text must be one of its image's own.
+        """
         _check_rows("image_index", image_index, len(self.hard_text))
         _check_rows("text_index", text_index, len(self.hard_image))
         if image_index.shape != text_index.shape:
@@ -180,6 +185,7 @@ class OfflineNegativeSampler:
             step, self.step = self.step, self.step + 1
         _check_number("step", step, 0)
         image, text = (index.to(self.hard_text.device, torch.int64) for index in (image_index, text_index))
+        self._check_pairs(image, text)
         state = mix(torch.full_like(image, self.seed))
         for part in (step, image, text):
             state = mix(state ^ part)
@@ -189,6 +195,16 @@ class OfflineNegativeSampler:
         own = self._first_text[hard_image] + place(partner, self._text_count[hard_image])
         drawn = (hard_text, hard_image, self.text_image_index[hard_text], self._texts_of_image[own])
         return OfflineNegatives(*(index.to(image_index.device) for index in drawn))
+
+    def _check_pairs(self, image: Tensor, text: Tensor) -> None:
+        own = self.text_image_index[text]
+        wrong = own != image
+        if wrong.any():
+            at = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"text_index must be texts of the images in image_index, got text {int(text[at])}, of image "
+                f"{int(own[at])}, with image {int(image[at])} at place {at}"
+            )
 
     def check(self, expected_fingerprint: str) -> None:
         """Refuse lists of something else: their indices would point at unrelated rows."""
@@ -292,8 +308,8 @@ def _available(name: str, lists: Tensor, top: int, candidates: int, anchor: str,
     if empty := int((count == 0).sum()):
         raise ValueError(
             f"{name}: expected at least one negative {candidate} for every {anchor}, got none for {empty} of "
-            f"{len(lists)} (the first is {anchor} {int(count.argmin())}): every {candidate} listed shares its group; "
-            f"check the groups it was mined with"
+            f"{len(lists)} (the first is {anchor} {int(count.argmin())}): its group, its captions or the rules it was "
+            f"mined with left none; mine with milder rules"
         )
     return count
 
