@@ -194,7 +194,7 @@ INF[2, 2] = -torch.inf
         ((EYE, EYE.double(), ROW), TypeError, "text_embeddings must have the dtype of image_embeddings.*got float64"),
         ((EYE, EYE.to("meta"), ROW), ValueError, "text_embeddings must be on the device of image_embeddings.*got meta"),
         ((EYE, EYE, ROW.float()), TypeError, "text_image_index must be an integer tensor, got float32"),
-        ((EYE, EYE, ROW[:3]), ValueError, r"text_image_index must have one integer per row of.*got \(3,\)"),
+        ((EYE, EYE, ROW[:3]), ValueError, r"text_image_index must have one integer per row of.*got shape \(3,\)"),
         ((EYE, EYE, ROW + 1), ValueError, r"text_image_index must be in \[0, 4\), got 4 in row 3"),
         ((EYE, EYE, ROW * 0), ValueError, "text_image_index must give every image a text, got none for rows 1, 2, 3"),
         ((EYE, EYE[:0], ROW[:0]), ValueError, "got none for rows 0, 1, 2, 3"),

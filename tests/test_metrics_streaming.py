@@ -321,7 +321,7 @@ def test_embedding_errors_name_the_argument(arguments: tuple[Any, ...], error: t
         (([EYE, EYE[:3]], ROW), ValueError, r"scores\[1\] must have the shape of scores\[0\], \(4, 4\), got \(3, 4\)"),
         (([EYE, NAN], ROW), ValueError, r"scores\[1\] must be finite, got NaN or infinity in row 2"),
         ((NAN, ROW), ValueError, "scores must be finite, got NaN or infinity in row 2"),
-        ((EYE, ROW[:3]), ValueError, r"text_image_index must have one integer per column of scores.*got \(3,\)"),
+        ((EYE, ROW[:3]), ValueError, r"text_image_index must have one integer per column of scores.*got shape \(3,\)"),
         ((EYE, ROW * 0), ValueError, "text_image_index must give every image a text, got none for rows 1, 2, 3"),
         ((EYE[:0], ROW), ValueError, "scores must hold at least one image"),
         ((EYE, ROW, 0), ValueError, "folds must be a positive divisor of the 4 images, got 0"),

@@ -313,7 +313,7 @@ LONG[0, 0] = 1e30
         ((EYE, EYE, 1, ROW), TypeError, "candidate_ids must be given with anchor_ids, got None"),
         ((EYE, EYE, 1, None, ROW), TypeError, "anchor_ids must be given with candidate_ids, got None"),
         ((EYE, EYE, 1, ROW.float(), ROW), TypeError, "anchor_ids must be an integer tensor, got float32"),
-        ((EYE, EYE, 1, ROW, ROW[:3]), ValueError, r"candidate_ids must have one integer per row of.*got \(3,\)"),
+        ((EYE, EYE, 1, ROW, ROW[:3]), ValueError, r"candidate_ids must have one integer per row of.*got shape \(3,\)"),
         ((NAN, EYE, 1), ValueError, "anchors must be finite, got NaN or infinity in rows 0, 1, 2, 3"),
         ((EYE, INF, 1), ValueError, "candidates must be finite, got NaN or infinity in row 2"),
         ((EYE, torch.full((9, 4), torch.nan), 1), ValueError, "in rows 0, 1, 2, 3, 4 and 4 more"),

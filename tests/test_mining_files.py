@@ -452,6 +452,13 @@ def test_a_file_that_may_not_grow(tmp_path: Path, whole: dict[str, bytes]) -> No
         ({"direction": "anchors"}, ValueError, 'direction must be "both" with k_reverse'),
         ({"candidates": torch.ones(3, D, dtype=torch.float64)}, TypeError, "candidates must have the dtype of anchors"),
         ({"anchor_ids": torch.ones(N)}, TypeError, "anchor_ids must be an integer tensor"),
+        ({"anchor_ids": [1] * N}, TypeError, "anchor_ids must be a tensor or a numpy array of integers, got list"),
+        (
+            {"anchor_ids": torch.ones(3).int()},
+            ValueError,
+            r"anchor_ids must have one integer per row of anchors, 47, got shape \(3,\)",
+        ),
+        ({"device": "foo"}, ValueError, "device must be cpu, or cuda where there is a GPU, got 'foo'"),
         ({"k": 0}, ValueError, "k must be"),
         ({"shard_rows": 0}, ValueError, "shard_rows must be an int of at least 1, got 0"),
         ({"memory_limit": 10}, ValueError, "memory_limit must be at least"),
@@ -463,6 +470,36 @@ def test_wrong_arguments_are_named(tmp_path: Path, change: Any, error: type[Exce
     with pytest.raises(error, match=message):
         mine(tmp_path, **change)
     assert content(tmp_path) == {}
+    with pytest.raises(error, match=message):
+        mine(tmp_path / "new", **change)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["indices.npy", "reverse_scores.npy", "shards/of_others.npy", "config.yaml"])
+def test_folders_of_others_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(
+        (FileExistsError, ValueError), match=r"out must not (hold files of others|be the folder of a tr)"
+    ):
+        mine(tmp_path)
+    assert content(tmp_path) == {name: b"precious"}
+
+
+def test_out_must_be_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="out must be a folder, got ''"):
+        mine_to_files(**problem(), out="")
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        with pytest.raises(NotADirectoryError, match=r"out must be a folder, got .*, where .*file is a file"):
+            mine(tmp_path / out)
+
+
+def test_a_file_of_embeddings_is_not_replaced(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "out")
+    np.save(folder / "scores.npy", problem()["anchors"].numpy())
+    with pytest.raises(FileExistsError, match=r"out must not hold what is mined, got .*out with anchors, .*scores.npy"):
+        mine(folder, anchors=folder / "scores.npy")
 
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:
@@ -473,6 +510,9 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
     mine(tmp_path)
     np.save(tmp_path / "scores.npy", np.zeros((N, K + 1), np.float32))
     with pytest.raises(ValueError, match=r"folder must hold scores.npy of <f4 \[47, 6\], got <f4 \[47, 7\]"):
+        MinedFiles.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"folder: .*manifest.json is not valid JSON"):
         MinedFiles.load(tmp_path)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._embeddings import rows_of
-from .._validation import check_shape
+from .._validation import shape_of
 from .rows import Rows, as_integers
 
 
@@ -52,13 +52,13 @@ def check_same_rows(rows: Rows, model: Rows) -> None:
 
 def checked_ids(name: str, ids: Any, rows: Rows) -> Tensor:
     """(n,) int64: one integer per row of ``rows``."""
-    return _integers(name, ids, len(rows), f"one integer per row of {rows.name}, shape", rows.device)
+    return _integers(name, ids, len(rows), f"one integer per row of {rows.name}", rows.device)
 
 
 def checked_owners(text_image_index: Any, count: int, texts: int, whose: str, images: Rows) -> Tensor:
     """(texts,) int64 in [0, count), every image at least once; ``whose`` says what has one of them each."""
     name = "text_image_index"
-    owners = _integers(name, text_image_index, texts, f"one integer per {whose}, shape", images.device)
+    owners = _integers(name, text_image_index, texts, f"one integer per {whose}", images.device)
     if count == 0:
         raise ValueError(f"{images.name} must hold at least one image, got {images.shape}")
     outside = torch.nonzero((owners < 0) | (owners >= count)).flatten()
@@ -91,5 +91,6 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
 
 def _integers(name: str, numbers: Any, count: int, meaning: str, device: torch.device) -> Tensor:
     integers = as_integers(name, numbers, device)
-    check_shape(name, integers, (count,), meaning)
+    if tuple(integers.shape) != (count,):
+        raise ValueError(f"{name} must have {meaning}, {count}, got shape {shape_of(integers)}")
     return integers

@@ -66,7 +66,7 @@ def as_rows(name: str, matrix: Matrix) -> Rows:
 
 def as_integers(name: str, numbers: Any, device: torch.device) -> Tensor:
     """(n,) int64 on ``device``: an integer tensor of that device, an integer numpy array, or the path of one."""
-    if _is_array_or_path(numbers):
+    if not isinstance(numbers, Tensor):
         return read_integers(numbers, name).to(device)
     check_tensor(name, numbers)
     if numbers.dtype not in INTEGER_DTYPES:

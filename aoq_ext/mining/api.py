@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import keys
+from .devices import checked_device
 from .engine import OnTile, mine_rows
 from .plan import make_plan
 from .rules import NegativeRules
@@ -140,7 +141,7 @@ def mine_hard_negatives(
     if direction == "both" and k_reverse is None:
         k_reverse = k
     given = (anchor_ids, candidate_ids, anchor_labels, candidate_labels)
-    where = torch.device(device) if device is not None else device_of(anchors)
+    where = checked_device(device) if device is not None else device_of(anchors)
     if distributed and (team := Team()).world > 1:
         shared = make_shared_task(team, rows, columns, k, k_reverse, *given, rules)
         task = shared.task

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CAPTIONS = 5  # of an image, one after the other: the code divides by it
+DRAWS = 300  # texts of a list that the code draws from, if it is not told otherwise
 
 
 def write_authors_layout(
@@ -38,9 +39,7 @@ def write_authors_layout(
     """
     import numpy as np
 
-    name = data_name.partition("_")[0]
-    if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
-        raise ValueError(f"data_name must be a name such as coco or f30k_precomp, got {data_name!r}")
+    name = checked_name(data_name)
     if len(images) != CAPTIONS * len(texts):
         raise ValueError(
             f"images must be lists for {CAPTIONS} texts of each of the {len(texts)} images, one image's after the "
@@ -60,6 +59,19 @@ def write_authors_layout(
     for path, lists in zip(paths, (texts, images)):
         write_atomically(path, partial(np.save, arr=np.asarray(lists, dtype=np.int32)))
     return paths
+
+
+def checked_name(data_name: str) -> str:
+    """The part of it that the code looks for."""
+    name = data_name.partition("_")[0]
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+        raise ValueError(f"data_name must be a name such as coco or f30k_precomp, got {data_name!r}")
+    return name
+
+
+def draws_from(k_text: int, k_image: int) -> int:
+    """The largest ``--offcandisize`` for lists of these lengths."""
+    return min(k_text, CAPTIONS * k_image)
 
 
 def check_caption_order(text_image_index: NDArray[Any]) -> None:

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from .._files import locked, remove_temporaries, write_atomically
+from .devices import checked_device
 from .embeddings import TensorSource
 from .engine import TileDone, mine_rows
+from .folder import check_out_of_files
 from .manifest import MANIFEST, Manifest, describe_problem, fingerprint
 from .plan import MiningPlan, make_plan
 from .progress import MiningProgress
@@ -73,7 +75,7 @@ class MinedFiles:
         import numpy as np
 
         folder = Path(folder)
-        manifest = Manifest.load(folder)
+        manifest = Manifest.load(folder, "folder")
         if manifest is None:
             raise FileNotFoundError(f"folder must hold mined lists, got {folder} without {MANIFEST}")
         if not manifest.complete:
@@ -126,7 +128,8 @@ def mine_to_files(
     Args:
         anchors: what `open_embeddings` takes.
         candidates: likewise.
-        out: the folder. One that was begun with other embeddings, ids, labels, k or rules is refused.
+        out: the folder. One that was begun with other embeddings, ids, labels, k or rules is refused; so is that of a
+            training run, and one that holds files of others under the names of the lists.
         memory_limit: bytes that mining may use in each process; None: 4 GiB, or half of what is free where that is
             less. Candidates' lists that would take more than a quarter of it are kept in a file while they grow.
         device: where scores are computed; that of tensors, else the CPU.
@@ -141,10 +144,14 @@ def mine_to_files(
         raise ValueError(f'direction must be "both" with k_reverse, got {direction!r}')
     if shard_rows is not None and (isinstance(shard_rows, bool) or not isinstance(shard_rows, int) or shard_rows < 1):
         raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows!r}")
-    job = _Job(Path(out), Team(), memory_limit, shard_rows, on_progress)
     rules = NegativeRules(skip, margin, relative_margin, max_score)
+    inputs = {
+        "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
+    }  # fmt: skip
+    job = _Job(Path(out), Team(), memory_limit, shard_rows, on_progress)
 
-    def prepare() -> dict[str, Any]:
+    def prepare() -> dict[str, Any]:  # writes nothing
+        job.read_manifest()
         sources = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
         check_sources(*sources)
         left = None if anchor_ids is None else read_integers(anchor_ids, "anchor_ids")
@@ -160,8 +167,10 @@ def mine_to_files(
         return describe_problem(job.task, rules, (prints[0], prints[1]))
 
     with ExitStack() as held:
+        job.team.meet("looking at the folder", lambda: check_out_of_files(out, inputs) if job.team.leads else None)
+        problems = job.team.meet("reading the embeddings", prepare)
         job.team.meet("taking the folder", lambda: job.take(held))
-        job.run(job.team.meet("reading the embeddings", prepare))
+        job.run(problems)
     return MinedFiles.load(job.folder)
 
 
@@ -185,14 +194,17 @@ class _Job:
         """Bytes by which the work is cut, whatever is free now."""
         return DEFAULT_MEMORY if self.memory_limit is None else self.memory_limit
 
-    def take(self, held: ExitStack) -> None:
-        """Keep other jobs out of the folder, and read which embeddings it knows."""
-        if self.team.leads:
-            busy = RuntimeError(f"out: another process is mining into {self.folder}")
-            held.enter_context(locked(self.folder / _LOCK, busy))
+    def read_manifest(self) -> None:
+        """Learn which embeddings the folder knows."""
         manifest = Manifest.load(self.folder)
         if manifest is not None:
             self.known = manifest.fingerprints
+
+    def take(self, held: ExitStack) -> None:
+        """Keep other jobs out of the folder."""
+        if self.team.leads:
+            busy = RuntimeError(f"out: another process is mining into {self.folder}")
+            held.enter_context(locked(self.folder / _LOCK, busy))
 
     def run(self, problems: list[dict[str, Any]]) -> None:
         for rank, other in enumerate(problems):
@@ -320,5 +332,5 @@ class _Job:
 
 def _device(device: torch.device | str | None, anchors: object) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        return checked_device(device)
     return anchors.tensor.device if isinstance(anchors, TensorSource) else torch.device("cpu")

@@ -54,18 +54,18 @@ class Manifest:
         write_bytes_atomically(folder / MANIFEST, json.dumps(content, indent=2).encode() + b"\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest | None:
-        """The manifest of ``folder``, None where it has none."""
+    def load(cls, folder: Path, name: str = "out") -> Manifest | None:
+        """The manifest of ``folder``, None where it has none; errors call it ``name``."""
         path = folder / MANIFEST
         try:
             content = json.loads(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise ValueError(f"out: {path} is not valid JSON ({error}); mine into another folder") from error
+            raise ValueError(f"{name}: {path} is not valid JSON ({error}); mine into another folder") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT or "problem" not in content:
             raise ValueError(
-                f"out: expected {path} to be of lists mined between files, format {FORMAT}, got other content; "
+                f"{name}: expected {path} to be of lists mined between files, format {FORMAT}, got other content; "
                 "mine into another folder"
             )
         return cls(content["problem"], content["shard_rows"], content["fingerprints"], content["files"])

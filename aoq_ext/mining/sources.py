@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 _NUMPY_FLOATS = ("float16", "float32", "float64")
 _SAFETENSORS_FLOATS = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
+_FORM = "(rows, D) with D ≥ 1"
 _SUFFIXES = (".npy", ".safetensors")
 _ROWS_AT_A_TIME = 64  # a row read through a mapping may bring megabytes around it
 
 
-def open_embeddings(source: EmbeddingsLike, name: str = "embeddings") -> Source:
+def open_embeddings(source: EmbeddingsLike, name: str = "embeddings", form: str = _FORM) -> Source:
     """Rows of embeddings (rows, D), wherever they are.
 
     Args:
@@ -36,14 +37,15 @@ def open_embeddings(source: EmbeddingsLike, name: str = "embeddings") -> Source:
             or float64, rows or columns first) or of a ``.safetensors`` file (bfloat16 too) with one tensor in it.
             ``file.safetensors:name`` chooses among several.
         name: what errors call them.
+        form: what errors call their shape.
     """
     if isinstance(source, Tensor):
         check_matrix(name, source)
         return TensorSource(source)
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(os.fspath(source), name)
+        return _open_path(os.fspath(source), name, form)
     if hasattr(source, "__array_interface__"):
-        _check_numpy(name, "an array", source.dtype, source.shape)
+        _check_numpy(name, "an array", source.dtype, source.shape, form)
         return ArraySource(source)
     raise TypeError(f"{name} must be a tensor, a numpy array or the path of a file, got {type(source).__name__}")
 
@@ -215,6 +217,8 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
     """Integers (n,) int64 of a tensor, an array or a ``.npy`` file."""
     if isinstance(source, Tensor):
         return source
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "__array_interface__"):
+        raise TypeError(f"{name} must be a tensor or a numpy array of integers, got {type(source).__name__}")
     where: object = "an array"
     array: NDArray[Any] | NpyFile = source if not isinstance(source, (str, os.PathLike)) else _open_npy(source, name)
     if isinstance(array, NpyFile):
@@ -232,15 +236,15 @@ def _open_npy(given: str | os.PathLike[str], name: str) -> NpyFile:
     return NpyFile.open(path, name)
 
 
-def _open_path(given: str, name: str) -> Source:
+def _open_path(given: str, name: str, form: str) -> Source:
     path, tensor = _split(given)
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"{name} must be a {' or '.join(_SUFFIXES)} file, got {given}")
     if path.suffix == ".safetensors":
         _check_exists(path, name)
-        return _open_safetensors(path, tensor, name)
+        return _open_safetensors(path, tensor, name, form)
     file = _open_npy(path, name)
-    _check_numpy(name, str(path), file.dtype, file.shape)
+    _check_numpy(name, str(path), file.dtype, file.shape, form)
     return NpySource(file)
 
 
@@ -257,7 +261,7 @@ def _check_exists(path: Path, name: str) -> None:
         )
 
 
-def _open_safetensors(path: Path, tensor: str | None, name: str) -> Source:
+def _open_safetensors(path: Path, tensor: str | None, name: str, form: str) -> Source:
     with _safe_open(path, name) as file:
         names = sorted(file.keys())
         if tensor is None:
@@ -272,7 +276,7 @@ def _open_safetensors(path: Path, tensor: str | None, name: str) -> Source:
         shape, kind = tuple(part.get_shape()), part.get_dtype()
     if kind not in _SAFETENSORS_FLOATS:
         raise ValueError(f"{name} must be {', '.join(_SAFETENSORS_FLOATS)}, got {path} with {kind}")
-    _check_shape(name, str(path), shape)
+    _check_shape(name, str(path), shape, form)
     return SafetensorsSource(path, tensor, shape, _SAFETENSORS_FLOATS[kind])
 
 
@@ -293,17 +297,17 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _check_numpy(name: str, where: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def _check_numpy(name: str, where: str, dtype: np.dtype[Any], shape: tuple[int, ...], form: str) -> None:
     if dtype.name not in _NUMPY_FLOATS:
         raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {where} with {dtype}")
     if not dtype.isnative:
         raise ValueError(f"{name} must be in the byte order of this machine, got {where} with {dtype.str}")
-    _check_shape(name, where, shape)
+    _check_shape(name, where, shape, form)
 
 
-def _check_shape(name: str, where: str, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, where: str, shape: tuple[int, ...], form: str) -> None:
     if len(shape) != 2 or shape[1] == 0:
-        raise ValueError(f"{name} must have shape (rows, D) with D ≥ 1, got {where} with {tuple(shape)}")
+        raise ValueError(f"{name} must have shape {form}, got {where} with {tuple(shape)}")
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from .._scalars import as_int
-from .._validation import INTEGER_DTYPES, check_shape, check_tensor, dtype_of
+from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
 from . import keys
 from .embeddings import Embeddings, Source, check_all_finite
 from .rules import NegativeRules, positive_scores
 from .side import Ragged
+from .sources import read_integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,12 +125,12 @@ def _check_both(name: str, given: object, other: str, needed: object) -> None:
 
 def _ids(name: str, ids: Tensor | NDArray[Any], rows: int, what: str) -> Tensor:
     """Ids as they compete, on the CPU."""
-    if hasattr(ids, "__array_interface__"):
-        ids = torch.from_numpy(ids)
+    ids = read_integers(ids, name)
     check_tensor(name, ids)
     if ids.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{name} must be an integer tensor, got {dtype_of(ids)}")
-    check_shape(name, ids, (rows,), f"one integer per row of {what}, shape")
+    if tuple(ids.shape) != (rows,):
+        raise ValueError(f"{name} must have one integer per row of {what}, {rows}, got shape {shape_of(ids)}")
     if ids.is_meta:
         raise ValueError(f"{name} must hold numbers, got a tensor on the meta device")
     return ids.long().cpu()

@@ -1,0 +1,60 @@
+"""The folder that lists are written to: nothing that is not ours is replaced there, and nobody waits to learn that."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .manifest import MANIFEST
+from .shards import SHARDS
+from .sources import embeddings_file
+
+LISTS = ("indices.npy", "scores.npy", "reverse_indices.npy", "reverse_scores.npy")
+
+_OF_SHARDS = re.compile(r"\d{6}-(anchors|candidates)\.npy|listed-\d+\.json|\..*")
+_ELSEWHERE = "mine into another folder"
+
+
+def check_out(given: str | os.PathLike[str], name: str = "out") -> Path:
+    """The folder, which need not be there; refuses what cannot be one, and that of a training run."""
+    if not os.fspath(given):
+        raise ValueError(f"{name} must be a folder, got ''")
+    folder = Path(given)
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{name} must be a folder, got {folder}, where {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name} must be a folder that may be written to, got {folder}")
+    if (folder / "config.yaml").exists() or any(folder.glob("*.ckpt")):
+        raise ValueError(f"{name} must not be the folder of a training run, got {folder}; {_ELSEWHERE}")
+    return folder
+
+
+def check_unclaimed(folder: Path, files: Iterable[str], name: str = "out") -> None:
+    """Refuse a folder with files of these names; for one whose manifest does not vouch for them."""
+    for file in files:
+        if os.path.lexists(folder / file):
+            raise FileExistsError(
+                f"{name} must not hold files of others, got {folder} with {file} and without {MANIFEST}; {_ELSEWHERE}"
+            )
+
+
+def check_out_of_files(out: str | os.PathLike[str], inputs: Mapping[str, object]) -> Path:
+    """The folder that is mined into between files; ``inputs`` are what `mine_to_files` was given, by name."""
+    folder = check_out(out)
+    replaced = [folder / file for file in LISTS if (folder / file).exists()]
+    for name, given in inputs.items():
+        path = embeddings_file(given)
+        if path is not None and path.exists() and any(path.samefile(file) for file in replaced):
+            raise FileExistsError(f"out must not hold what is mined, got {folder} with {name}, {path}; {_ELSEWHERE}")
+    if not (folder / MANIFEST).exists():
+        shards = folder / SHARDS
+        others = (
+            [path.name for path in shards.iterdir() if not _OF_SHARDS.fullmatch(path.name)] if shards.is_dir() else []
+        )
+        check_unclaimed(folder, [*LISTS, *(f"{SHARDS}/{file}" for file in others)])
+    return folder
