@@ -135,6 +135,47 @@ def test_lists_survive_the_disk(
     assert {path.name for path in tmp_path.iterdir()} == known
 
 
+def test_lists_are_saved_over_those_of_a_run_alone(tmp_path: Path, data: ImageTextData) -> None:
+    lists = replace(fake_lists(data), rules={"k_text": 40, "margin": 0.1, "rerank": None})
+    assert OfflineLists.load(lists.save(tmp_path)).rules == lists.rules
+    lists.save(tmp_path)
+    for name in ("hard_texts.npy", "image_scores.npy", "config.yaml"):
+        folder = tmp_path / f"with {name}"
+        folder.mkdir()
+        (folder / name).write_bytes(b"precious")
+        with pytest.raises(
+            (FileExistsError, ValueError), match=r"folder must not (hold files of others|be the folder of)"
+        ):
+            lists.save(folder)
+        assert [path.read_bytes() for path in folder.iterdir()] == [b"precious"]
+    for content in ('{"format": 1, "problem": {}}', "{}", "{"):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(
+            ValueError, match=r"folder must not hold what is of others, got .*manifest.json of something"
+        ):
+            lists.save(tmp_path)
+        assert (tmp_path / "manifest.json").read_text() == content
+
+
+def test_saving_that_was_killed_is_done_again(
+    tmp_path: Path, data: ImageTextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import aoq_ext.training.offline as offline
+
+    lists, written = fake_lists(data), []
+
+    def killed(path: Path) -> str:
+        written.append(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(offline, "hash_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lists.save(tmp_path)
+    assert written[0].exists() and not (tmp_path / "manifest.json").exists()
+    assert OfflineLists.load(lists.save(tmp_path)).fingerprint() == lists.fingerprint()
+
+
 def test_saved_lists_serve_without_the_training_package(tmp_path: Path, data: ImageTextData) -> None:
     lists = with_everything(data)
     negatives = OfflineNegativeSampler.from_folder(lists.save(tmp_path), expected_fingerprint=fingerprint_data(data))

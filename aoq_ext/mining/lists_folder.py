@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .embeddings import TensorSource
+from .folder import check_out, check_unclaimed
 from .manifest import MANIFEST, hash_file
 from .manifest import fingerprint as fingerprint_rows
 
@@ -27,6 +29,7 @@ FILES = {  # the arrays of a folder, by their name in its manifest; the last thr
     "text_image": "text_image.npy",
 }
 _NEEDED = ("texts", "images")
+SAVING = ".saving"  # there while lists are written: files without a manifest are then ours
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,25 @@ def _combine(*sides: tuple[str, list[int], str]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def check_replaceable(folder: str | os.PathLike[str], name: str) -> dict[str, Any] | None:
+    """The manifest of the lists of a run that stand where others are to go, None without any; refuses what is not ours.
+
+    What is damaged of ours may be replaced, but not a manifest that cannot be read as one of a run's lists.
+    """
+    path = check_out(folder, name)
+    if not (path / MANIFEST).exists():
+        if not (path / SAVING).exists():
+            check_unclaimed(path, FILES.values(), name)
+        return None
+    try:
+        return _read_manifest(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must not hold what is of others, got {path} with a {MANIFEST} of something else than a run's "
+            "lists; mine into another folder"
+        ) from error
+
+
 def read_lists(folder: Path, verify: bool = True) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The manifest of a folder of lists, and its arrays, memory-mapped; refuses what is missing or damaged."""
     import numpy as np
@@ -176,7 +198,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"expected format 1 to {FORMAT} in {path}, got {manifest.get('format')}")
     for name in ("data_fingerprint", "weights_fingerprint"):
         _require(path, name, manifest.get(name), str)
-    for name, kind in (("run", str), ("epoch", int), ("embeddings_fingerprint", str)):
+    for name, kind in (("run", str), ("epoch", int), ("embeddings_fingerprint", str), ("rules", dict)):
         if manifest.get(name) is not None:
             _require(path, name, manifest[name], kind)
     for name in FILES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,11 @@ from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import Processes
 from aoq_ext.training.scoring import ScoredSplit, pooled
 
+if TYPE_CHECKING:
+    from aoq_ext.data import ImageTextData
+
 ALL_PAIRS = 1 << 20
+_RULES = ("skip", "margin", "relative_margin", "max_score")
 _Lists = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
@@ -111,7 +115,25 @@ def mine_model(
         embeddings_fingerprint=embeddings,
         run=run,
         epoch=epoch,
+        rules=rules_of(model, pairs.data, k_text, k_image, options, rerank),
     )
+
+
+def rules_of(
+    model: DualEncoder | ScoringModel,
+    data: ImageTextData,
+    k_text: int,
+    k_image: int,
+    options: MiningOptions,
+    rerank: int,
+) -> dict[str, Any]:
+    """All that decides the lists, beside the weights and the data."""
+    return {
+        "k_text": min(k_text, len(data.captions)),
+        "k_image": min(k_image, len(data.images)),
+        **{name: getattr(options, name) for name in ("repeated_captions", *_RULES)},
+        "rerank": None if isinstance(model, DualEncoder) else rerank,
+    }
 
 
 def _mine_by_scores(
@@ -153,9 +175,7 @@ def _mine(
     """Texts (N, k_text) of each image, their scores, images (M, k_image) of each text, their scores."""
     text_image = torch.from_numpy(pairs.caption_image)
     image_groups = torch.from_numpy(pairs.data.group_ids)  # (N,)
-    arguments: dict[str, Any] = {
-        name: getattr(options, name) for name in ("skip", "margin", "relative_margin", "max_score", "memory_limit")
-    }
+    arguments: dict[str, Any] = {name: getattr(options, name) for name in (*_RULES, "memory_limit")}
     if not options.repeated_captions:
         labels = caption_labels(pairs.data.captions, text_image, len(images))
         arguments["candidate_labels"], arguments["anchor_labels"] = labels

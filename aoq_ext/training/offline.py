@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aoq_ext._files import write_atomically, write_bytes_atomically
 from aoq_ext.data import hash_images
-from aoq_ext.mining.lists_folder import FILES, FORMAT, MinedFrom, read_lists
+from aoq_ext.mining.lists_folder import FILES, FORMAT, SAVING, MinedFrom, check_replaceable, read_lists
 from aoq_ext.mining.manifest import MANIFEST, hash_file
 from aoq_ext.mining.sampler import OfflineNegativeSampler
 from aoq_ext.training.config import ConfigError
@@ -41,10 +41,16 @@ class OfflineLists:
     embeddings_fingerprint: str | None = None  # `fingerprint_embeddings` of images and texts
     run: str | None = None  # the folder of the run whose weights mined them...
     epoch: int | None = None  # ...and how many epochs those had seen
+    rules: dict[str, Any] | None = None  # how long the lists are and what may be in them, by name
 
     def save(self, folder: str | Path) -> Path:
-        """Write the arrays and, last, the manifest that vouches for them."""
+        """Write the arrays and, last, the manifest that vouches for them.
+
+        Lists of a run that are there are replaced; a folder that holds something else is refused.
+        """
+        check_replaceable(folder, "folder")
         folder = Path(folder)
+        write_bytes_atomically(folder / SAVING, b"")
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "what": "hard negatives, hardest first, -1 where there are no more",
@@ -53,6 +59,7 @@ class OfflineLists:
             "data_fingerprint": self.data_fingerprint,
             "weights_fingerprint": self.weights_fingerprint,
             "embeddings_fingerprint": self.embeddings_fingerprint,
+            "rules": self.rules,
         }
         for name, file in FILES.items():
             array = getattr(self, name)
@@ -64,6 +71,7 @@ class OfflineLists:
         for name, file in FILES.items():
             if name not in manifest:  # of lists that were here before
                 (folder / file).unlink(missing_ok=True)
+        (folder / SAVING).unlink()
         return folder
 
     @classmethod
@@ -84,6 +92,7 @@ class OfflineLists:
             manifest.get("embeddings_fingerprint"),
             manifest.get("run"),
             manifest.get("epoch"),
+            manifest.get("rules"),
         )
 
     def fingerprint(self) -> str:
