@@ -55,7 +55,11 @@ def loaded(name: str) -> torch.Tensor:
 
 def test_files_in_files_out(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(MINE) == 0
-    assert capsys.readouterr().out == "out: 7 candidates for each of 12 anchors\n"
+    said = capsys.readouterr()
+    assert said.out == "out: 7 candidates for each of 12 anchors\n"
+    assert said.err.startswith("note: an item's own pair can be listed, as nothing says what belongs together")
+    assert cli.main(MINE) == 0
+    assert capsys.readouterr().out == "out: mined before, 7 candidates for each of 12 anchors\n"
     expected = aoq_ext.mine_hard_negatives(loaded("images.npy"), loaded("texts.npy"), 7)
     assert np.array_equal(np.load("out/indices.npy"), expected.indices)
     assert np.array_equal(np.load("out/scores.npy"), expected.scores)
@@ -71,7 +75,8 @@ def test_every_option_reaches_the_miner(files: Path, capsys: pytest.CaptureFixtu
         assert cli.main([*MINE, *options.split()]) == 0
     finally:
         torch.set_num_threads(threads)
-    assert capsys.readouterr().out == "out: 7 candidates for each of 12 anchors, 3 anchors for each of 60 candidates\n"
+    said = capsys.readouterr().out
+    assert said.startswith("out: 7 candidates for each of 12 anchors, 3 anchors for each of 60 candidates\n")
     expected = aoq_ext.mine_hard_negatives(
         loaded("images.npy"), loaded("texts.npy"), 7, loaded("left.npy"), loaded("right.npy"),
         direction="both", k_reverse=3, skip=1, margin=-1.5, relative_margin=0.1, max_score=2.5,
@@ -146,6 +151,84 @@ def test_the_authors_layout(files: Path, capsys: pytest.CaptureFixture[str]) -> 
     scores[np.arange(TEXTS) // 5, np.arange(TEXTS)] = -9999  # as the authors' tools leave the own ones out
     assert np.array_equal(i2t, np.argsort(-scores, axis=1)[:, :7])
     assert np.array_equal(t2i, np.argsort(-scores.T, axis=1)[:, :7])
+
+
+def test_the_authors_layout_says_what_belongs_together(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--both", "--k-reverse", "1", "--authors-layout", "off"]
+    assert cli.main([*MINE, *options]) == 0
+    assert capsys.readouterr().err == (
+        "note: that code draws from lists of 300 texts and 60 images; tell it --offcandisize 5\n"
+    )
+    assert not (np.load("off/i2t_coco.npy") // 5 == np.arange(IMAGES)[:, None]).any()
+
+
+def test_lists_that_the_rules_shorten_are_counted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*MINE, "--both", "--text-image-index", "index.npy", "--max-score", "-3.5"]) == 0
+    lists = MinedFiles.load("out")
+    said = capsys.readouterr().out
+    for indices, what in ((lists.indices, "anchors"), (lists.reverse_indices, "candidates")):
+        found = (indices >= 0).sum(axis=1)
+        empty, short = int((found == 0).sum()), int(((found > 0) & (found < 7)).sum())
+        assert short and (empty or what == "anchors")
+        assert f"fewer than 7 for {short} of {len(found)} {what}\n" in said
+        if empty:
+            assert f"no negative for {empty} of {len(found)} {what}, which training refuses" in said
+
+
+@pytest.mark.parametrize("name", ["indices.npy", "scores.npy", "reverse_indices.npy", "shards/mine.npy"])
+def test_files_of_others_are_not_replaced(files: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = files / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    assert cli.main(MINE) == 1
+    assert f"--out must not hold files of others, got out with {name} and without manifest.json" in (
+        capsys.readouterr().err
+    )
+    assert [file for file in (files / "out").rglob("*") if file.is_file()] == [path]
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("option", ["--anchors", "--candidates", "--text-image-index"])
+def test_what_is_mined_is_not_replaced(files: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"--anchors": "images.npy", "--candidates": "texts.npy", "--text-image-index": "index.npy"}
+    Path("out").mkdir()
+    moved = Path(given[option]).rename("out/scores.npy")
+    before = moved.read_bytes()
+    given[option] = str(moved)
+    command = ["mine", *(word for pair in given.items() for word in pair), "--k", "7", "--out", "out"]
+    assert cli.main(command) == 1
+    name = option[2:].replace("-", "_")
+    assert f"--out must not hold what is mined, got out with {name}, out/scores.npy" in capsys.readouterr().err
+    assert moved.read_bytes() == before and len(list(Path("out").iterdir())) == 1
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "last.ckpt"])
+def test_the_folder_of_a_run_is_refused(files: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    Path("out", file).touch()
+    assert cli.main(MINE) == 1
+    assert "--out must not be the folder of a training run, got out" in capsys.readouterr().err
+    assert [path.name for path in Path("out").iterdir()] == [file]
+
+
+def test_embeddings_that_are_refused_leave_no_folder(files: Path) -> None:
+    np.save("images.npy", np.full((IMAGES, 8), np.nan, np.float32))
+    assert cli.main(MINE) == 1
+    assert not Path("out").exists()
+
+
+def test_earlier_lists_are_opened_first(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*MINE[:-1], "first", "--both"]) == 0
+    np.save("images.npy", np.load("images.npy")[:-1])
+    capsys.readouterr()
+    assert cli.main([*MINE, "--report", "x.html", "--earlier", "first"]) == 1
+    assert "error: --earlier must be lists of the same 11 images, got first of 12" in capsys.readouterr().err
+    assert not Path("out").exists()
+    Path("first/indices.npy").unlink()
+    assert cli.main([*MINE, "--report", "x.html", "--earlier", "first"]) == 1
+    assert (
+        "error: --earlier must be a folder of mined lists, got first: folder must hold ind" in capsys.readouterr().err
+    )
 
 
 def test_what_the_authors_code_could_not_read_is_refused(tmp_path: Path) -> None:
@@ -223,24 +306,40 @@ def test_caption_files(tmp_path: Path) -> None:
         ([*MINE[1:], "--anchor-ids", "x"], 2, "--anchor-ids and --candidate-ids go together"),
         ([*MINE[1:], "--texts", "anchors", "--report", "x"], 2, "--report with --texts anchors needs --both"),
         ([*MINE[1:], "--memory-limit", "8 apples"], 2, "expected a size such as 8GB, got '8 apples'"),
-        ([*MINE[1:], "--memory-limit", "1"], 1, "memory_limit must be at least"),
+        ([*MINE[1:], "--memory-limit", "1"], 1, "error: --memory-limit must be at least"),
         ([*MINE[1:], "--skip", "-1"], 2, "--skip"),
-        ([*MINE[1:], "--margin", "0.1"], 1, "anchor_ids must be given with margin"),
+        ([*MINE[1:], "--margin", "0.1"], 2, "--margin needs --text-image-index, or --anchor-ids and --candidate-ids"),
+        ([*MINE[1:], "--margin", "inf", "--text-image-index", "index.npy"], 1, "error: --margin must be finite"),
         ([*MINE[1:-1], "captions.txt/out"], 1, "captions.txt"),
-        (["--anchors", "none.npy", *MINE[3:]], 1, "anchors must be a file, got none.npy, which is missing"),
+        (["--anchors", "none.npy", *MINE[3:]], 1, "error: --anchors must be a file, got none.npy, which is missing"),
+        (["--anchors", "half.npy", *MINE[3:]], 1, "error: --candidates must have the dtype of anchors, float16"),
+        ([*MINE[1:], "--device", "foo"], 2, "--device: expected cpu, or cuda where there is a GPU, got 'foo'"),
+        ([*MINE[1:], "--device", "mps"], 2, "--device: expected cpu, or cuda where there is a GPU, got 'mps'"),
+        ([*MINE[1:], "--device", "cuda:99"], 2, "--device: expected cpu, or cuda where there is a GPU, got 'c"),
+        ([*MINE[1:-1], ""], 2, "--out: expected a folder, got ''"),
+        ([*MINE[1:-1], "captions.txt"], 1, "error: --out must be a folder, got captions.txt, where"),
+        ([*MINE[1:], "--report", "x"], 2, "--report: expected a .html file, got x"),
+        ([*MINE[1:], "--report", "captions.txt/x.html"], 2, "--report: expected a folder, got captions.txt, where"),
+        ([*MINE[1:], "--report", "folder.html"], 2, "--report: expected a file, got folder.html, which is a folder"),
+        ([*MINE[1:], "--both", "--authors-layout", "captions.txt"], 2, "--authors-layout: expected a folder, got"),
+        ([*MINE[1:], "--both", "--authors-layout", "x", "--data-name", "../x"], 1, "error: --data-name must be a name"),
+        ([*MINE[1:], "--report", "x.html", "--earlier", "none"], 1, "error: --earlier must be a folder of mined lists"),
         (["--anchors", "index.npy", *MINE[3:]], 1, "float16, float32, float64, got index.npy with int32"),
-        ([*MINE[1:], "--text-image-index", "images.npy"], 1, "text_image_index must be integers of one dimension"),
+        ([*MINE[1:], "--text-image-index", "images.npy"], 1, "error: --text-image-index must be integers of one dim"),
         ([*MINE[1:], "--text-image-index", "index.npy", "--texts", "anchors"], 1, "each of the 12 anchors, got 60"),
         ([*MINE[1:], "--texts", "anchors", "--both", "--authors-layout", "x"], 1, "anchors must be 5 texts for each"),
     ],
 )  # fmt: skip
 def test_errors(files: Path, options: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("half.npy", np.load("images.npy").astype(np.float16))
+    Path("folder.html").mkdir()
     assert cli.main(["mine", *options]) == status
     captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.err.startswith("aoq mine: error: ")
-    assert captured.err.count("\n") == 1
-    assert not Path("out").exists() or not list(Path("out").glob("*.npy"))
+    last = captured.err.splitlines()[-1]
+    assert message in last
+    assert last.startswith("aoq mine: error: ")
+    assert all(line.startswith("note: ") for line in captured.err.splitlines()[:-1])
+    assert not Path("out").exists() and not Path("x").exists()
 
 
 @pytest.mark.parametrize(
@@ -356,10 +455,11 @@ def test_a_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out.replace("\n", "")
     assert "12 texts for each of 40 images, 6 images for each of 80 texts" in said
     assert "Hard negatives of toy/train" in Path(report).read_text()
-    assert cli.main([*where, "--k-text", "10", "--report", report, "--earlier", str(tmp_path / "lists")]) == 0
+    shorter = [*where, "--k-text", "10", "--report", report, "--earlier", str(tmp_path / "lists"), "--overwrite"]
+    assert cli.main(shorter) == 0  # the page compares with what was there
     assert "No earlier mining" not in Path(report).read_text()
     assert cli.main([*where, "--authors-layout", str(tmp_path / "off")]) == 1  # two texts an image, not five
-    assert "text_image_index must be 5 texts an image" in capsys.readouterr().err
+    assert "error: --authors-layout: text_image_index must be 5 texts an image" in capsys.readouterr().err
 
 
 def test_a_training_set_by_the_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,5 +512,66 @@ def test_mining_a_training_set_that_was_stopped_goes_on(tmp_path: Path, monkeypa
     for path in (tmp_path / "undisturbed").iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes()
     shards.clear()
-    assert cli.main([*where, str(out)]) == 130
-    assert cli.main([*where, str(out), "--k-text", "11"]) == 0  # another problem: what was done is dropped
+    assert cli.main([*where, str(tmp_path / "other")]) == 130
+    assert cli.main([*where, str(tmp_path / "other"), "--k-text", "11"]) == 0  # what was done is dropped
+
+
+def test_the_lists_of_a_run_are_replaced_on_purpose_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from test_training_toy import trained
+
+    run, out = trained(tmp_path, epochs=1), tmp_path / "lists"
+    where: Any = ["mine", "--run", str(run), "--out", str(out), "--k-text", "12", "--k-image", "6"]
+    assert cli.main(where) == 0
+    rules = json.loads((out / "manifest.json").read_text())["rules"]
+    assert rules == {
+        "k_text": 12, "k_image": 6, "repeated_captions": False, "skip": 0, "margin": None, "relative_margin": None,
+        "max_score": None, "rerank": None,
+    }  # fmt: skip
+    assert not (out / ".saving").exists()
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+    capsys.readouterr()
+    assert cli.main(where) == 0
+    assert "mined before, 12 texts for each of 40 images" in capsys.readouterr().out.replace("\n", "")
+    for change, message in (
+        (["--k-text", "11"], "k_text 12, not 11"),
+        (["--skip", "1"], "skip 0, not 1"),
+        (["--repeated-captions"], "repeated_captions False, not True"),
+    ):
+        assert cli.main([*where, *change]) == 1
+        assert f"--out: {out} holds lists with {message}; --overwrite replaces them" in capsys.readouterr().err
+    other = str(trained(tmp_path / "other", epochs=1, seed=5))
+    assert cli.main([*where, "--run", other]) == 1
+    assert "holds lists with other weights; --overwrite" in capsys.readouterr().err
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before
+    assert cli.main([*where, "--run", other, "--overwrite"]) == 0
+    assert (out / "hard_texts.npy").read_bytes() != before[out / "hard_texts.npy"][1]
+    (out / "hard_texts.npy").write_bytes(b"damaged")
+    assert cli.main([*where, "--run", other]) == 0  # mined again
+    assert np.load(out / "hard_texts.npy").shape == (40, 12)
+
+
+def test_a_run_is_mined_into_no_folder_of_something_else(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(MINE) == 0
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    where = ["mine", "--run", "run", "--overwrite", "--out"]
+    assert cli.main([*where, "out"]) == 1
+    assert "--out must not hold what is of others, got out with a manifest.json of something else" in (
+        capsys.readouterr().err
+    )
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+    for name, message in (
+        ("hard_texts.npy", "--out must not hold files of others, got theirs with hard_texts.npy"),
+        ("config.yaml", "--out must not be the folder of a training run, got theirs"),
+        ("unfinished/notes.txt", "--out must not hold files of others, got theirs/unfinished"),
+    ):
+        path = Path("theirs", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert cli.main([*where, "theirs"]) == 1
+        assert message in capsys.readouterr().err
+        path.unlink()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main([*where, "new"]) == 2
+    assert "--run is mined by one process, got 2 of them from torchrun" in capsys.readouterr().err

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from aoq_ext.commands.parsing import make_parser, positive
+from aoq_ext.commands.parsing import check_folder, check_writable, device, folder, make_parser, naming_options, positive
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _K_TEXT, _K_IMAGE = 300, 60
 
 # Options of one way to mine, which mean nothing to the other; none has a default in the parser.
-_OF_RUNS = ("k_text", "k_image", "repeated_captions")
+_OF_RUNS = ("k_text", "k_image", "repeated_captions", "overwrite")
 _OF_FILES = (
     "candidates", "k", "k_reverse", "both", "anchor_ids", "candidate_ids", "captions", "text_image_index", "texts",
     "dry_run",
@@ -26,9 +27,9 @@ def run(argv: Sequence[str]) -> int:
         "List the hardest negatives: of a training set, as a trained model sees it (--run), or between two files of "
         "embeddings (--anchors, --candidates). Mining that was stopped is continued by the same command.",
     )
-    parser.add_argument("--out", type=Path, help="the folder for the lists (offline.lists of a configuration)")
-    parser.add_argument("--device", help="where to compute (cpu)")
-    parser.add_argument("--authors-layout", type=Path, metavar="DIR", help="also write i2t_NAME.npy and t2i_NAME.npy")
+    parser.add_argument("--out", type=folder, help="the folder for the lists (offline.lists of a configuration)")
+    parser.add_argument("--device", type=device, help="cpu or cuda (cpu)")
+    parser.add_argument("--authors-layout", type=folder, metavar="DIR", help="also write i2t_NAME.npy and t2i_NAME.npy")
     parser.add_argument("--data-name", help="NAME of these files: coco (the default), f30k, ...")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page about what was found")
     parser.add_argument("--earlier", type=Path, metavar="DIR", help="lists that the page compares these with")
@@ -37,14 +38,15 @@ def run(argv: Sequence[str]) -> int:
     _add_file_arguments(parser.add_argument_group("between files"))
     parsed = parser.parse_args(argv)
     _check(parser, parsed)
-    if parsed.run is not None:
-        from aoq_ext.commands.mine_run import mine
+    with naming_options(parser):
+        if parsed.run is not None:
+            from aoq_ext.commands.mine_run import mine
 
-        parsed.k_text, parsed.k_image = parsed.k_text or _K_TEXT, parsed.k_image or _K_IMAGE
+            parsed.k_text, parsed.k_image = parsed.k_text or _K_TEXT, parsed.k_image or _K_IMAGE
+            return mine(parsed)
+        from aoq_ext.commands.mine_files import mine
+
         return mine(parsed)
-    from aoq_ext.commands.mine_files import mine
-
-    return mine(parsed)
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +67,9 @@ def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         default=None,
         help="allow as negatives of an image the texts that repeat a caption of it",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", default=None, help="replace lists of other weights, lengths or rules"
     )
 
 
@@ -105,6 +110,22 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
         parser.error("--report with --texts anchors needs --both: the page is about the texts of each image")
     if (parsed.anchor_ids is None) != (parsed.candidate_ids is None):
         parser.error("--anchor-ids and --candidate-ids go together")
+    if parsed.anchors is not None and not (parsed.anchor_ids or parsed.text_image_index or parsed.authors_layout):
+        for name in ("margin", "relative_margin"):
+            if getattr(parsed, name) is not None:
+                parser.error(f"{_option(name)} needs --text-image-index, or --anchor-ids and --candidate-ids")
+    if parsed.run is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error(
+            f"--run is mined by one process, got {os.environ['WORLD_SIZE']} of them from torchrun; "
+            "start it without, or mine between files"
+        )
+    check_writable(parser, "--report", parsed.report, ".html")
+    check_folder(parser, "--authors-layout", parsed.authors_layout)
+    if parsed.data_name is not None:
+        from aoq_ext.mining.authors_layout import checked_name
+
+        with naming_options(parser):
+            checked_name(parsed.data_name)
 
 
 def _option(name: str) -> str:

@@ -8,21 +8,28 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aoq_ext.commands.mine_output import export_authors_layout, note, shortness
 from aoq_ext.mining import authors_layout
 from aoq_ext.mining.captions import caption_labels, read_captions
+from aoq_ext.mining.devices import checked_device
 from aoq_ext.mining.embeddings import Source
 from aoq_ext.mining.estimate import Estimate, estimate
 from aoq_ext.mining.files import MinedFiles, mine_to_files
-from aoq_ext.mining.progress import MiningDisplay, count, duration, size
+from aoq_ext.mining.folder import check_out_of_files
+from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
 from aoq_ext.mining.sources import check_sources, open_embeddings, read_integers
 
+if TYPE_CHECKING:
+    from aoq_ext.commands.mine_report import Earlier
+
 _LARGE = 10**9  # bytes of embeddings that take a while to read
+_INPUTS = ("anchors", "candidates", "anchor_ids", "candidate_ids", "text_image_index", "captions")
 
 
 def mine(parsed: argparse.Namespace) -> int:
@@ -32,6 +39,13 @@ def mine(parsed: argparse.Namespace) -> int:
         anchors, candidates = (open_embeddings(getattr(parsed, name), name) for name in ("anchors", "candidates"))
         check_sources(anchors, candidates)
         arguments = _arguments(parsed, anchors, candidates)
+        check_out_of_files(parsed.out, {name: getattr(parsed, name) for name in _INPUTS})
+        earlier = _earlier(parsed, anchors, candidates)
+        if leads and arguments.get("anchor_ids") is None:
+            note(
+                "an item's own pair can be listed, as nothing says what belongs together: "
+                "--text-image-index does, or --anchor-ids and --candidate-ids"
+            )
         if parsed.dry_run:
             if leads:
                 _print_estimate(parsed, anchors, candidates)
@@ -40,20 +54,28 @@ def mine(parsed: argparse.Namespace) -> int:
         amount = sum(source.shape[0] * source.shape[1] * source.dtype.itemsize for source in (anchors, candidates))
         if leads and amount >= _LARGE:
             print(f"reading and checking {size(amount)} of embeddings first", file=sys.stderr)
+        worked = False
         try:
             with MiningDisplay() if leads else contextlib.nullcontext() as display:
-                show = display.update if display is not None else None
+
+                def show(now: MiningProgress) -> None:
+                    nonlocal worked
+                    worked = True
+                    if display is not None:
+                        display.update(now)
+
                 mined = mine_to_files(
                     parsed.anchors, parsed.candidates, parsed.out, parsed.k, on_progress=show, **arguments
                 )
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt("the same command continues it") from error
         if leads:
-            _print_mined(mined)
+            _print_mined(mined, worked)
             if parsed.authors_layout is not None:
                 _write_authors_layout(parsed, mined)
             if parsed.report is not None:
-                _write_report(parsed, mined, (anchors, candidates), arguments, time.perf_counter() - begun)
+                seconds = time.perf_counter() - begun
+                _write_report(parsed, mined, (anchors, candidates), arguments, earlier, seconds)
     return 0
 
 
@@ -82,8 +104,9 @@ def _arguments(parsed: argparse.Namespace, anchors: Source, candidates: Source) 
         "memory_limit": parsed.memory_limit,
         "device": _device(parsed.device),
     }
-    if parsed.text_image_index is not None:
-        given |= _belonging(parsed, anchors, candidates)
+    index = _text_images(parsed, (candidates if _texts(parsed) == "candidates" else anchors).shape[0])
+    if index is not None:
+        given |= _belonging(parsed, index, anchors, candidates)
     for name in ("anchor_ids", "candidate_ids"):
         if (path := getattr(parsed, name)) is not None:
             given[name] = read_integers(path, name)
@@ -97,11 +120,10 @@ def _arguments(parsed: argparse.Namespace, anchors: Source, candidates: Source) 
     return given
 
 
-def _belonging(parsed: argparse.Namespace, anchors: Source, candidates: Source) -> dict[str, Any]:
+def _belonging(parsed: argparse.Namespace, index: Tensor, anchors: Source, candidates: Source) -> dict[str, Any]:
     """Ids by the texts' images, and labels by equal captions."""
     texts, images = ("candidate", "anchor") if _texts(parsed) == "candidates" else ("anchor", "candidate")
     rows = {"anchor": anchors.shape[0], "candidate": candidates.shape[0]}
-    index = _text_images(parsed)
     if len(index) != rows[texts]:
         raise ValueError(f"text_image_index must be one image for each of the {rows[texts]} {texts}s, got {len(index)}")
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < rows[images]:
@@ -117,8 +139,13 @@ def _belonging(parsed: argparse.Namespace, anchors: Source, candidates: Source) 
     return given
 
 
-def _text_images(parsed: argparse.Namespace) -> Tensor:
-    return read_integers(parsed.text_image_index, "text_image_index")
+def _text_images(parsed: argparse.Namespace, texts: int) -> Tensor | None:
+    """The image of each text, where it is given or follows from the authors' layout."""
+    if parsed.text_image_index is not None:
+        return read_integers(parsed.text_image_index, "text_image_index")
+    if parsed.authors_layout is not None and parsed.anchor_ids is None:
+        return torch.arange(texts) // authors_layout.CAPTIONS
+    return None
 
 
 def _texts(parsed: argparse.Namespace) -> str:
@@ -129,7 +156,7 @@ def _device(name: str | None) -> torch.device:
     """The device asked for; of several GPUs the one of this rank."""
     device = torch.device(name or "cpu")
     if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return checked_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     return device
 
 
@@ -137,8 +164,7 @@ def _write_authors_layout(parsed: argparse.Namespace, mined: MinedFiles) -> None
     assert mined.reverse_indices is not None
     lists = mined.indices, mined.reverse_indices
     texts, images = lists if _texts(parsed) == "candidates" else lists[::-1]
-    paths = authors_layout.write_authors_layout(parsed.authors_layout, parsed.data_name or "coco", texts, images)
-    print(f"{paths[0]}, {paths[1]}: as the authors' training code reads them")
+    export_authors_layout(parsed.authors_layout, parsed.data_name, texts, images)
 
 
 def _write_report(
@@ -146,6 +172,7 @@ def _write_report(
     mined: MinedFiles,
     sources: tuple[Source, Source],
     arguments: dict[str, Any],
+    earlier: Earlier | None,
     seconds: float,
 ) -> None:
     from aoq_ext.commands.mine_report import report_on_files
@@ -157,20 +184,33 @@ def _write_report(
         arguments,
         texts=_texts(parsed),
         captions=None if parsed.captions is None else read_captions(parsed.captions),
-        text_images=None if parsed.text_image_index is None else _text_images(parsed),
-        earlier=parsed.earlier,
+        text_images=_text_images(parsed, sources[_texts(parsed) == "candidates"].shape[0]),
+        earlier=earlier,
         seconds=seconds,
     )
     print(f"{parsed.report}: a page about these lists")
 
 
-def _print_mined(mined: MinedFiles) -> None:
+def _earlier(parsed: argparse.Namespace, anchors: Source, candidates: Source) -> Earlier | None:
+    if parsed.earlier is None:
+        return None
+    from aoq_ext.commands.mine_report import open_earlier
+
+    rows = anchors.shape[0], candidates.shape[0]
+    return open_earlier(parsed.earlier, *(rows[::-1] if _texts(parsed) == "anchors" else rows), parsed.texts)
+
+
+def _print_mined(mined: MinedFiles, now: bool) -> None:
     rows, k = mined.indices.shape
-    message = f"{mined.folder}: {k} candidates for each of {rows:,} anchors"
+    message = f"{mined.folder}: {'' if now else 'mined before, '}{k} candidates for each of {rows:,} anchors"
+    short = [shortness(mined.indices, "anchors")]
     if mined.reverse_indices is not None:
         columns, k_reverse = mined.reverse_indices.shape
         message += f", {k_reverse} anchors for each of {columns:,} candidates"
+        short.append(shortness(mined.reverse_indices, "candidates"))
     print(message)
+    for line in filter(None, short):
+        print(line)
 
 
 def _print_estimate(parsed: argparse.Namespace, anchors: Source, candidates: Source) -> None:

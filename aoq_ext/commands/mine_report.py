@@ -11,6 +11,7 @@ import torch
 
 from aoq_ext.mining.embeddings import Embeddings, Source
 from aoq_ext.mining.files import MinedFiles
+from aoq_ext.mining.lists_folder import read_lists
 from aoq_ext.mining.manifest import MANIFEST
 from aoq_ext.mining.rules import positive_scores
 from aoq_ext.report.mined import Lists, MinedReportData, write_mining_report
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from aoq_ext.training.load import LoadedRun
     from aoq_ext.training.offline import OfflineLists
+
+Earlier = tuple[Lists | None, Lists | None]  # of images and of texts
 
 _RULES = {
     "skip": "the {} hardest of every list were left out",
@@ -40,7 +43,7 @@ def report_on_files(
     texts: str,
     captions: list[str] | None,
     text_images: Tensor | None,
-    earlier: Path | None,
+    earlier: Earlier | None,
     seconds: float,
 ) -> None:
     """Write the page; texts: ``"anchors"`` or ``"candidates"``, whichever are the texts."""
@@ -53,7 +56,7 @@ def report_on_files(
     of_images, of_texts = (backward, forward) if swapped else (forward, backward)
     assert of_images is not None
     own = None if positive is None else [scores.numpy() for scores in (positive[::-1] if swapped else positive)]
-    before = (None, None) if earlier is None else _earlier(earlier, swapped)
+    before = earlier or (None, None)
     excluded = _by_the_rules(arguments)
     if own is not None:
         excluded.append("What has the anchor's id is none of its negatives.")
@@ -86,7 +89,7 @@ def report_on_run(
     loaded: LoadedRun,
     lists: OfflineLists,
     rules: dict[str, Any],  # `MiningOptions` by name
-    earlier: Path | None,
+    earlier: Earlier | None,
     seconds: float,
 ) -> None:
     from aoq_ext.training.pairs import load_split
@@ -95,7 +98,7 @@ def report_on_run(
     images, texts = loaded.embed_images(data.images), loaded.embed_texts(data.captions)
     text_images = torch.from_numpy(data.caption_image)
     own = positive_scores(_embeddings(images, torch.arange(len(images))), _embeddings(texts, text_images))
-    before = (None, None) if earlier is None else _earlier(earlier, False)
+    before = earlier or (None, None)
     of_images, of_texts = _lists(lists.texts, lists.text_scores), _lists(lists.images, lists.image_scores)
     assert of_images is not None
     pixels = data.images.dtype.name == "uint8" and data.images.ndim == 4
@@ -145,20 +148,28 @@ def _lists(indices: Any, scores: Any) -> Lists | None:
     return None if indices is None else Lists(indices, scores)
 
 
-def _earlier(folder: Path, swapped: bool) -> tuple[Lists | None, Lists | None]:
-    """Earlier lists of images and of texts, mined between files or of a training set."""
+def open_earlier(folder: Path, images: int, texts: int, sides: str | None = None) -> Earlier:
+    """Earlier lists of so many images and texts, mined between files or of a training set.
+
+    ``sides``: ``"anchors"`` where the texts were the anchors.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"earlier must be a folder of mined lists, got {folder} without {MANIFEST}")
     try:
-        between_files = "problem" in json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"earlier must be a folder of mined lists, got {path} that is not valid JSON") from error
-    if between_files:
+        lists = _open_earlier(folder, json.loads(path.read_text()), sides == "anchors")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"earlier must be a folder of mined lists, got {folder}: {error}") from error
+    for side, count, what in zip(lists, (images, texts), ("images", "texts")):
+        if side is not None and len(side.indices) != count:
+            raise ValueError(f"earlier must be lists of the same {count} {what}, got {folder} of {len(side.indices)}")
+    return lists
+
+
+def _open_earlier(folder: Path, manifest: Any, swapped: bool) -> Earlier:
+    if "problem" in manifest:
         mined = MinedFiles.load(folder)
         lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
         return lists[::-1] if swapped else lists
-    from aoq_ext.training.offline import OfflineLists
-
-    offline = OfflineLists.load(folder)
-    return Lists(offline.texts, offline.text_scores), Lists(offline.images, offline.image_scores)
+    arrays = read_lists(folder)[1]
+    return Lists(arrays["texts"], arrays.get("text_scores")), Lists(arrays["images"], arrays.get("image_scores"))
