@@ -124,21 +124,38 @@ FILES = ("--images", "images_a.npy", "--texts", "texts_a.npy")
         (("--run", "r", "--text-image-index", "index.npy"), 2, "--text-image-index goes with files"),
         ((*FILES, "--weight", "1"), 2, "--weight: expected one for each of several models, got 1 for 1"),
         ((*FILES, "--bootstrap", "0"), 2, "expected a positive whole number, got '0'"),
-        ((*FILES, "--bootstrap", "9", "--level", "95"), 1, "level must be between 0 and 1, got 95"),
-        ((*FILES, "--bootstrap", "9", "--seed", "-1"), 1, "seed must be from 0"),
-        ((*FILES, "--folds", "3"), 1, "folds must be a positive divisor of the 8 images, got 3"),
+        ((*FILES, "--bootstrap", "9", "--level", "95"), 1, "error: --level must be between 0 and 1, got 95"),
+        ((*FILES, "--bootstrap", "9", "--seed", "-1"), 1, "error: --seed must be from 0"),
+        ((*FILES, "--level", "0.9"), 2, "--level goes with --bootstrap"),
+        ((*FILES, "--seed", "0"), 2, "--seed goes with --bootstrap"),
+        ((*FILES, "--folds", "3"), 1, "error: --folds must be a positive divisor of the 8 images, got 3"),
         (
             ("--images", "images_a.npy", "--texts", "images_a.npy"),
             2,
             "8 texts are not 5 for each of 8 images, got none",
         ),
         (("--images", "images_a.npy", "--texts", "texts_b.npy"), 1, "--texts texts_b.npy must have the D of --images"),
-        (("--scores", "index.npy"), 1, "--scores"),
+        (("--scores", "index.npy"), 1, "--scores must be float16, float32, float64, got index.npy with int64"),
+        (("--scores", "one.npy"), 1, "--scores must have shape (N, T) with T ≥ 1, got one.npy with (40,)"),
+        (
+            ("--images", "half.npy", *FILES[2:]),
+            1,
+            "error: --texts texts_a.npy must have the dtype of --images half.npy",
+        ),
+        ((*FILES, *FILES, "--weight", "1", "--weight", "-1"), 1, "error: --weight must be finite, none negative"),
+        ((*FILES, "--json", "out"), 2, "--json: expected a file, got out, which is a folder"),
+        ((*FILES, "--json", "index.npy/x.json"), 2, "--json: expected a folder, got index.npy, where"),
+        (("--run", "r", "--device", "foo"), 2, "--device: expected cpu, or cuda where there is a GPU, got 'foo'"),
+        (("--run", "r"), 1, "error: --run: expected the folder of a training run"),
         (("--scores", "missing.npy"), 1, "missing.npy"),
         (("--scores", "scores.txt"), 1, "--scores"),
         (("--scores", "damaged.npy"), 1, "damaged.npy"),
         ((*FILES, "--text-image-index", "images_a.npy"), 1, "--text-image-index"),
-        ((*FILES, "--text-image-index", "short.npy"), 1, "text_image_index must have one integer per row of --texts"),
+        (
+            (*FILES, "--text-image-index", "short.npy"),
+            1,
+            "--text-image-index must have one integer per row of --texts texts_a.npy, 40, got shape (8,)",
+        ),
     ],
 )
 def test_errors_are_one_line(
@@ -146,6 +163,9 @@ def test_errors_are_one_line(
 ) -> None:
     Path("damaged.npy").write_bytes(Path("scores_a.npy").read_bytes()[:200])
     np.save("short.npy", np.arange(IMAGES))
+    np.save("one.npy", np.zeros(TEXTS, np.float32))
+    np.save("half.npy", np.load("images_a.npy").astype(np.float16))
+    Path("out").mkdir()
     assert cli.main(["eval", *arguments]) == status
     error = capsys.readouterr().err
     assert message in error
@@ -198,6 +218,39 @@ def test_a_run_with_intervals(runs: list[Path], files: Path, capsys: pytest.Capt
     noted = json.loads((runs[0] / "metrics.json").read_text())["val"]
     assert noted == {key: value for key, value in result.items() if key != "protocol"}
     assert noted["intervals"].keys() == {key for key in noted if key.startswith(("i2t_", "t2i_", "rsum"))}
+
+
+def test_a_result_that_cannot_be_saved_is_shown(
+    runs: list[Path], files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aoq_ext.training import evaluation
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(evaluation, "write_bytes_atomically", refuse)
+    assert cli.main(["eval", "--run", str(runs[1]), "--split", "val"]) == 0
+    said = capsys.readouterr()
+    assert "toy/val: 20 images" in said.out
+    assert said.err.startswith("note: the result could not be saved with the run: [Errno 13] Permission denied: ")
+    assert said.err.count("\n") == 1
+
+
+def test_the_table_fits_eighty_columns(
+    runs: list[Path], files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aoq_ext.commands.evaluate import _print_results
+
+    monkeypatch.setenv("COLUMNS", "80")
+    _, result = evaluate(capsys, *FILES)
+    result["protocol"] = ""
+    _print_results({"testall": result})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["i2t"] * 4 + ["t2i"] * 4
+    assert lines[1].split() == ["split", *["R@1", "R@5", "R@10", "medr"] * 2, "rsum"]
+    _print_results({"a_long_name_of_a_split" * 3: result})
+    assert "a_long_name_of_a_split" * 3 + "  " in capsys.readouterr().out
 
 
 def test_runs_of_other_data_are_no_ensemble(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aoq_ext.commands.parsing import UsageError, make_parser, positive
+from aoq_ext.commands.parsing import UsageError, check_writable, device, make_parser, naming_options, positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from aoq_ext.metrics import RetrievalRanks, Rows
 
+_LEVEL = 0.95
 _CAPTIONS_PER_IMAGE = 5  # of Flickr30K and MS-COCO
+_WIDEST = 1000  # characters of a table
+_SCORES = "(N, T) with T ≥ 1"
 _RUN_OPTIONS = {"split": "--split", "which": "--which", "device": "--device"}
 
 
@@ -32,21 +36,30 @@ def run(argv: Sequence[str]) -> int:
     models = len(getattr(parsed, sources[0]))
     if parsed.weight and (models == 1 or len(parsed.weight) != models):
         parser.error(f"--weight: expected one for each of several models, got {len(parsed.weight)} for {models}")
+    for name in ("level", "seed"):
+        if getattr(parsed, name) is not None and not parsed.bootstrap:
+            parser.error(f"--{name} goes with --bootstrap")
+    parsed.level, parsed.seed = _LEVEL if parsed.level is None else parsed.level, parsed.seed or 0
+    if parsed.run and parsed.text_image_index:
+        parser.error("--text-image-index goes with files; a run's data set has its own")
+    for name, option in () if parsed.run else _RUN_OPTIONS.items():
+        if getattr(parsed, name) is not None:
+            parser.error(f"{option} goes with --run; files are measured as they are")
+    check_writable(parser, "--json", parsed.json)
+    with naming_options(parser, weights="--weight", resamples="--bootstrap"):
+        return _evaluate(parsed)
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
     if parsed.bootstrap:
         from aoq_ext.metrics.ranks import check_bootstrap
 
         check_bootstrap(parsed.bootstrap, parsed.level, parsed.seed)  # before the work
-    if parsed.run:
-        if parsed.text_image_index:
-            parser.error("--text-image-index goes with files; a run's data set has its own")
-        results = _evaluate_runs(parsed)
-    else:
-        for name, option in _RUN_OPTIONS.items():
-            if getattr(parsed, name) is not None:
-                parser.error(f"{option} goes with --run; files are measured as they are")
-        results = {"files": _evaluate_files(parsed)}
-
+    unsaved: list[str] = []
+    results = _evaluate_runs(parsed, unsaved) if parsed.run else {"files": _evaluate_files(parsed)}
     _print_results(results)
+    for reason in unsaved:
+        print(f"note: the result could not be saved with the run: {reason}", file=sys.stderr)
     if parsed.json:
         from aoq_ext._files import write_bytes_atomically
 
@@ -69,7 +82,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     runs = parser.add_argument_group("with --run")
     runs.add_argument("--split", action="append", help="a split of the run's data set; may be given again (test)")
     runs.add_argument("--which", choices=("best", "last"), help="the weights (best)")
-    runs.add_argument("--device", help="where the model runs (cpu)")
+    runs.add_argument("--device", type=device, help="where the model runs, cpu or cuda (cpu)")
 
     files = parser.add_argument_group("with files")
     files.add_argument(
@@ -82,13 +95,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bootstrap", type=positive, default=0, metavar="N", help="intervals from N resamples of the images (none)"
     )
-    parser.add_argument("--level", type=float, default=0.95, help="the level of the intervals (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (%(default)s)")
+    parser.add_argument("--level", type=float, help=f"the level of the intervals ({_LEVEL})")
+    parser.add_argument("--seed", type=int, help="of the resamples (0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
 
 
-def _evaluate_runs(parsed: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    from aoq_ext.training.evaluation import evaluate_ensemble, evaluate_run
+def _evaluate_runs(parsed: argparse.Namespace, unsaved: list[str]) -> dict[str, dict[str, Any]]:
+    """Results by split; ``unsaved`` gets why one could not be noted with its run."""
+    from aoq_ext.training.evaluation import evaluate_ensemble, evaluate_run, note_result
     from aoq_ext.training.load import load_run
 
     runs = [load_run(folder, parsed.which or "best", parsed.device or "cpu") for folder in parsed.run]
@@ -96,7 +110,11 @@ def _evaluate_runs(parsed: argparse.Namespace) -> dict[str, dict[str, Any]]:
     results = {}
     for split in parsed.split or ["test"]:
         if len(runs) == 1:
-            results[split] = evaluate_run(runs[0], split, parsed.folds, **options)
+            results[split] = evaluate_run(runs[0], split, parsed.folds, **options, note=False)
+            try:
+                note_result(runs[0].folder, split, results[split])
+            except OSError as error:  # of an archive, say
+                unsaved.append(str(error))
             results[split]["protocol"] = _protocol(results[split], f"weights of epoch {runs[0].epoch}")
         else:
             results[split] = evaluate_ensemble(runs, split, parsed.folds, parsed.weight, **options)
@@ -143,17 +161,17 @@ def _rank_embeddings(parsed: argparse.Namespace) -> tuple[RetrievalRanks, str]:
 def _rank_scores(parsed: argparse.Namespace) -> tuple[RetrievalRanks, str]:
     from aoq_ext.metrics import ranks_from_scores
 
-    scores = [_open_rows("--scores", path) for path in parsed.scores]
+    scores = [_open_rows("--scores", path, _SCORES) for path in parsed.scores]
     owners = _text_image_index(parsed.text_image_index, *scores[0].shape)
     return ranks_from_scores(scores, owners, parsed.folds, parsed.weight), ", ".join(p.name for p in parsed.scores)
 
 
-def _open_rows(option: str, path: Path) -> Rows:
+def _open_rows(option: str, path: Path, form: str = "(rows, D) with D ≥ 1") -> Rows:
     """The matrix in a file, which is read a block at a time; errors call it by the option and the file."""
     from aoq_ext.metrics.rows import as_rows
     from aoq_ext.mining.sources import open_embeddings
 
-    return as_rows(f"{option} {path}", open_embeddings(path, option))
+    return as_rows(f"{option} {path}", open_embeddings(path, option, form))
 
 
 def _text_image_index(path: Path | None, images: int, texts: int) -> Tensor:
@@ -196,21 +214,25 @@ def _protocol(result: dict[str, Any], *notes: str) -> str:
 
 def _print_results(results: dict[str, dict[str, Any]]) -> None:
     """A table with one row per split, the ends of its intervals under it, and the protocol of each."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     console = Console()
-    table = Table(show_edge=False)
-    table.add_column("split" if "files" not in results else "")
-    for direction in ("image to text", "text to image"):
-        for column in ("R@1", "R@5", "R@10", "median"):
-            table.add_column(f"{direction}\n{column}" if column == "R@1" else f"\n{column}", justify="right")
-    table.add_column("\nrsum", justify="right")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("\nsplit" if "files" not in results else "", no_wrap=True)
+    for way in ("i2t", "t2i"):
+        for column in ("R@1", "R@5", "R@10", "medr"):
+            table.add_column(f"{way}\n{column}", justify="right", no_wrap=True)
+    table.add_column("\nrsum", justify="right", no_wrap=True)
     shown = [f"{way}_{key}" for way in ("i2t", "t2i") for key in ("r1", "r5", "r10", "medr")] + ["rsum"]
     for name, result in results.items():
         table.add_row(name, *(f"{result[key]:.1f}" for key in shown))
         for end, label in enumerate(("from", "to") if "intervals" in result else ()):
             table.add_row(label, *(f"{result['intervals'][key][end]:.1f}" for key in shown), style="dim")
+    whole = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    console.width = max(console.width, whole)  # a name is worth a line that wraps
     console.print(table)
     for result in results.values():
         console.print(result["protocol"], highlight=False, soft_wrap=True)

@@ -52,19 +52,26 @@ def evaluate_run(
     resamples: int = 0,
     level: float = 0.95,
     seed: int = 0,
+    note: bool = True,
 ) -> dict[str, Any]:
-    """Evaluate a run's weights (its best, given a folder) on ``split``; also noted in the run's ``metrics.json``.
+    """Evaluate a run's weights (its best, given a folder) on ``split``; with ``note``, see `note_result`.
 
     Returns the metrics with what they were measured on: ``dataset``, ``images``, ``captions``, ``folds``, and which
     ``weights`` (of which ``epoch``). With ``resamples``, ``intervals`` as `RetrievalRanks.report` has them.
     """
     loaded = _loaded(run)
-    path = RunFiles(loaded.folder).metrics
-    _noted(path)  # a damaged file is refused before the work
+    _noted(RunFiles(loaded.folder).metrics)  # a damaged file is refused before the work
     result = _measure([loaded], split, folds, None, resamples, level, seed)
     result = {**result.pop("data"), "weights": loaded.which, "epoch": loaded.epoch, **result}
-    write_bytes_atomically(path, json.dumps({**_noted(path), split: result}, indent=2).encode() + b"\n")
+    if note:
+        note_result(loaded.folder, split, result)
     return result
+
+
+def note_result(run: str | Path, split: str, result: dict[str, Any]) -> None:
+    """Put a result of `evaluate_run` into the run's ``metrics.json``."""
+    path = RunFiles(run).metrics
+    write_bytes_atomically(path, json.dumps({**_noted(path), split: result}, indent=2).encode() + b"\n")
 
 
 def evaluate_ensemble(
