@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,11 +75,15 @@ def test_graph_layers_start_as_the_identity() -> None:
     assert torch.equal(RegionGraphLayer(8)(regions), regions)
 
 
+@pytest.mark.parametrize("flickr", [False, True])
 @pytest.mark.parametrize("region_norm", ["regions", "features", "none"])
-def test_padded_regions_change_nothing(region_norm: str) -> None:
+def test_padded_regions_change_nothing(region_norm: Any, flickr: bool) -> None:
     lengths = torch.tensor([6, 2, 4])
     images = with_nan_padding(lengths)
-    encoder = woken(VSRNEncoder(8, dim=5, layers=2, region_norm=region_norm)).eval()  # type: ignore[arg-type]
+    encoder = VSRNEncoder(
+        8, dim=5, layers=2, region_norm=region_norm, norm_before_graph=not flickr, scene_batch_norm=flickr
+    )
+    encoder = woken(encoder).eval()
     embedding, regions = encoder.encode(images, lengths)
     for row, length in enumerate(lengths.tolist()):
         alone, alone_regions = encoder.encode(images[row : row + 1, :length])
@@ -112,8 +119,71 @@ def test_the_normalisations_differ_in_what_has_length_one() -> None:
         VSRNEncoder(8, dim=5, region_norm="all")  # type: ignore[arg-type]
 
 
+class Released:
+    """The image side of the released VSRN and AOQ code, from its formulas, on the weights of a `VSRNEncoder`."""
+
+    def __init__(self, encoder: VSRNEncoder, flickr: bool, training: bool) -> None:
+        self.encoder, self.flickr, self.training = encoder, flickr, training
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: (B, R, F) -> (B, D) and (B, R, D)"""
+        weights = dict(self.encoder.named_parameters())
+        regions = images @ weights["project.weight"].T + weights["project.bias"]
+        if not self.flickr:
+            regions = self.over_dimension_1(regions)
+        for number, layer in enumerate(self.encoder.graph):
+            query, key, value, out = (
+                lambda x, name=f"graph.{number}.{part}": x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+                for part in ("query", "key", "value", "out")
+            )
+            affinity = torch.einsum("bid,bjd->bij", query(regions), key(regions)) / regions.shape[1]
+            message = out(torch.einsum("bij,bjd->bid", affinity, value(regions)))
+            regions = self.batch_norm(message, layer.norm) + regions
+        regions = self.over_dimension_1(regions)
+        state = images.new_zeros(len(images), regions.shape[2])
+        names = [f"gru.{kind}_l0" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        for region in regions.unbind(1):
+            state = torch.gru_cell(region, state, *(weights[name] for name in names))
+        if self.flickr:
+            state = self.batch_norm(state, self.encoder.scene_norm)
+        return self.over_dimension_1(state), regions
+
+    @staticmethod
+    def over_dimension_1(x: Tensor) -> Tensor:
+        return x / x.pow(2).sum(1, keepdim=True).sqrt()
+
+    def batch_norm(self, x: Tensor, norm: Any) -> Tensor:
+        """x: (..., D)"""
+        if self.training:
+            mean = x.flatten(0, -2).mean(0)
+            variance = (x - mean).flatten(0, -2).pow(2).mean(0)
+        else:
+            mean, variance = norm.running_mean, norm.running_var
+        return (x - mean) / (variance + 1e-5).sqrt() * norm.weight + norm.bias
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("data", ["coco", "f30k"])
+def test_the_recipes_image_encoder_is_the_released_one(data: str, training: bool) -> None:
+    yaml = pytest.importorskip("yaml")
+    file = Path(__file__).resolve().parents[1] / "configs" / data / "vsrn-round1.yaml"
+    options = yaml.safe_load(file.read_text())["model"]["image_encoder"]["args"]
+    encoder = VSRNEncoder(**(options | {"image_dim": 8, "dim": 5})).double()
+    for name, parameter in encoder.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(parameter)
+    images = torch.randn(7, 6, 8, dtype=torch.float64)
+    for _ in range(20):  # running statistics near those of the batch
+        encoder(images)
+    encoder.train(training)
+    expected, expected_regions = Released(encoder, flickr=data == "f30k", training=training)(images)
+    embedding, regions = encoder.encode(images)
+    torch.testing.assert_close(regions, expected_regions, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(embedding, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_gradients_reach_every_parameter() -> None:
-    image, text = woken(VSRNEncoder(8, dim=5)), GRUTextEncoder(10, dim=5, word_dim=4)
+    image, text = woken(VSRNEncoder(8, dim=5, scene_batch_norm=True)), GRUTextEncoder(10, dim=5, word_dim=4)
     caption = CaptioningLoss(10, region_dim=5, hidden=4, word_dim=4)
     embedding, regions = image.encode(torch.randn(2, 6, 8))
     loss = (embedding * text(*tokens())).square().sum() + caption(regions, *tokens())
@@ -139,6 +209,30 @@ def test_the_captioning_loss_is_the_surprise_of_each_next_word() -> None:
             hidden = loss.decoder(torch.cat([loss.words(caption[position]), context]), hidden)
             total = total - loss.out(hidden).log_softmax(0)[caption[position + 1]]
     torch.testing.assert_close(loss(regions, padded, lengths), total / 2)
+
+
+def test_the_released_captioning_loss_also_guesses_the_first_padding() -> None:
+    """Padding the captions by one and calling that a word gives the released value."""
+    loss = CaptioningLoss(10, region_dim=5, hidden=4, word_dim=4).eval()
+    regions, (padded, lengths) = torch.randn(2, 6, 5), tokens()
+    released = loss(regions, F.pad(padded, (0, 1)), lengths + 1)
+    rows = torch.arange(2)
+    encoded, state = loss.encoder(loss.project(regions))
+    states = loss._states(encoded, None, state[0], loss.words(F.pad(padded, (0, 1))[:, :-1]))
+    surprise = -loss.out(torch.stack(states, 1)[rows, lengths - 1]).log_softmax(1)[:, 0]
+    torch.testing.assert_close(released - loss(regions, padded, lengths), surprise.mean())
+
+
+def test_the_captioning_loss_starts_as_the_released_one() -> None:
+    loss = CaptioningLoss(50, region_dim=96, hidden=64, word_dim=4)
+    attention = torch.cat([loss.from_region.weight, loss.from_state.weight], dim=1)  # of 128 inputs
+    linear = torch.nn.Linear(128, 64)
+    for weight, like in ((attention, linear.weight), (loss.from_region.bias, linear.bias)):
+        assert weight.abs().max() <= 128**-0.5
+        torch.testing.assert_close(weight.std(), like.std(), rtol=0.2, atol=0.0)
+    for weight in (loss.project.weight, loss.out.weight):
+        torch.testing.assert_close(float(weight.std()), (2 / sum(weight.shape)) ** 0.5, rtol=0.1, atol=0.0)
+        assert weight.abs().max() > 3 * weight.std()  # normal, not uniform
 
 
 def test_padding_does_not_change_the_captioning_loss() -> None:

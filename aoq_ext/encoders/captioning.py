@@ -16,7 +16,9 @@ class CaptioningLoss(nn.Module):
     VSRN (Li et al., ICCV 2019, arXiv 1909.02701), equation 9. As in the released code, the regions go through a map
     and a GRU first, whose last state starts the decoder; the decoder is a GRU that reads the word before (teacher
     forcing) and the regions weighted by additive attention, wᵀ tanh(W [h; r] + b). There every caption is padded to
-    60 words; here nothing is computed of padding.
+    60 words; here nothing is computed of padding. The released loss has one term more of each caption that is shorter
+    than that: its mask goes on to the first padding after the end, which it wants guessed as well. Here the end is the
+    last word. Parameters are initialised as in the released code.
 
     Args:
         vocabulary_size: the number of tokens.
@@ -42,10 +44,15 @@ class CaptioningLoss(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(region_dim, hidden)
+        nn.init.xavier_normal_(self.project.weight)
         self.encoder = nn.GRU(hidden, hidden, batch_first=True)
         self.words = nn.Embedding(vocabulary_size, word_dim)
         self.from_region = nn.Linear(hidden, hidden)
         self.from_state = nn.Linear(hidden, hidden, bias=False)
+        # [from_state, from_region] is the W of the class's docstring, a linear map of 2H inputs.
+        bound = (2 * hidden) ** -0.5
+        for parameter in (self.from_region.weight, self.from_region.bias, self.from_state.weight):
+            nn.init.uniform_(parameter, -bound, bound)
         self.attention = nn.Linear(hidden, 1, bias=False)
         self.decoder = nn.GRUCell(hidden + word_dim, hidden)
         self.out = nn.Linear(hidden, vocabulary_size)

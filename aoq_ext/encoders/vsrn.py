@@ -50,15 +50,21 @@ class VSRNEncoder(nn.Module):
     generation loss, added to the matching loss (9, 10), is `CaptioningLoss`, on what `encode` gives.
 
     The released code differs from the paper in dividing affinities by the number of regions, and in normalising
-    before and after the graph convolutions by a function that takes dimension 1 for that of the features: it is
-    that of the regions, so every feature gets length one over an image's regions and the regions keep lengths of
-    about √(D / R). The published results have it so; hence ``region_norm="regions"``.
+    regions by a function that takes dimension 1 for that of the features: it is that of the regions, so every feature
+    gets length one over an image's regions and the regions keep lengths of about √(D / R). Hence
+    ``region_norm="regions"``. On COCO regions are normalised so before and after the graph convolutions; on Flickr30K
+    only after them, and the GRU's state goes through a batch normalisation before it gets length one. The AOQ code has
+    the same model.
 
     Args:
         image_dim: the size of a region's precomputed features.
         dim: D, the size of the joint space.
         layers: graph convolutions; 4 in the paper.
         region_norm: ``"regions"`` (see above), ``"features"`` (each region to length one) or ``"none"``.
+        norm_before_graph: whether regions are normalised before the graph convolutions as well as after them; off for
+            the released Flickr30K model.
+        scene_batch_norm: whether the GRU's last state is normalised over the batch; on for the released Flickr30K
+            model.
 
     Example:
         >>> import torch
@@ -72,14 +78,18 @@ class VSRNEncoder(nn.Module):
         dim: int = 1024,
         layers: int = 4,
         region_norm: Literal["regions", "features", "none"] = "regions",
+        norm_before_graph: bool = True,
+        scene_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if region_norm not in ("regions", "features", "none"):
             raise ValueError(f"region_norm: expected 'regions', 'features' or 'none', got {region_norm!r}")
         self.region_norm = region_norm
+        self.norm_before_graph = norm_before_graph
         self.project = projection(image_dim, dim)
         self.graph = nn.ModuleList(RegionGraphLayer(dim) for _ in range(layers))
         self.gru = nn.GRU(dim, dim, batch_first=True)
+        self.scene_norm = nn.BatchNorm1d(dim) if scene_batch_norm else nn.Identity()
 
     def forward(self, images: Tensor, lengths: Tensor | None = None) -> Tensor:
         """images: (B, R, F); lengths: (B,), None where all have R regions -> (B, D)"""
@@ -93,13 +103,14 @@ class VSRNEncoder(nn.Module):
         regions = self.project(images)
         if mask is not None:
             regions = regions.masked_fill(~mask.unsqueeze(-1), 0.0)
-        regions = self._normalised(regions)
+        if self.norm_before_graph:
+            regions = self._normalised(regions)
         for layer in self.graph:
             regions = layer(regions, mask)
         regions = self._normalised(regions)
         states, last = self.gru(regions)
         scene = last[0] if lengths is None else last_states(states, lengths)
-        return F.normalize(scene, dim=-1), regions
+        return F.normalize(self.scene_norm(scene), dim=-1), regions
 
     def _normalised(self, regions: Tensor) -> Tensor:
         if self.region_norm == "none":
