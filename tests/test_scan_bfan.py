@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import BinaryIO
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from aoq_ext.encoders import (
     CrossAttentionModel,
     EmbeddingModel,
     Features,
+    FeatureStore,
     GlobalImageEncoder,
     GRUTextEncoder,
     MatchingModel,
@@ -124,10 +128,15 @@ def encoded(model: MatchingModel) -> dict[str, Features]:
 def test_a_step_of_the_quintuplet_loss(model: MatchingModel) -> None:
     features = encoded(model)
     scores = quintuplet_scores(model, **features)
-    torch.testing.assert_close(
-        scores["partner_pair_scores"],
-        model.scores(features["hard_text_image"], features["hard_image_text"]).diagonal(),
-    )
+    for name, image, text in (
+        ("scores", "image", "text"), ("hard_text_scores", "image", "hard_text"),
+        ("hard_image_scores", "hard_image", "text"), ("hard_pair_scores", "hard_image", "hard_text"),
+        ("partner_pair_scores", "hard_text_image", "hard_image_text"),
+    ):  # fmt: skip
+        every = model.scores(features[image], features[text])
+        torch.testing.assert_close(scores[name], every if name == "scores" else every.diagonal())
+    more = quintuplet_scores(model, features["image"], features["text"], texts=features["hard_text"])
+    torch.testing.assert_close(more["scores"], model.scores(features["image"], features["hard_text"]))
     loss = AdaptiveQuintupletScoreLoss()(**scores)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
@@ -143,7 +152,7 @@ def test_only_what_an_objective_needs_is_scored() -> None:
     features = encoded(model)
     assert set(quintuplet_scores(model, features["image"], features["text"])) == {"scores"}
     some = {name: part for name, part in features.items() if name not in ("hard_text_image", "hard_image_text")}
-    assert "partner_pair_scores" not in quintuplet_scores(model, **some)
+    assert set(quintuplet_scores(model, **some)) == {"scores", "hard_text_scores", "hard_image_scores"}
 
 
 @pytest.mark.parametrize("model", models()[:4:3], ids=lambda model: type(model).__name__)
@@ -158,6 +167,40 @@ def test_a_score_matrix_in_blocks_from_packed_texts(model: MatchingModel) -> Non
     torch.testing.assert_close(matrix, expected)
     assert not matrix.requires_grad
     assert sum(scores.numel() for _, _, scores in score_blocks(model, images, packed, 2, 3)) == 77
+
+
+@pytest.mark.parametrize("in_memory", [1 << 20, 0, 500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_features_come_back_in_any_order(in_memory: int, dtype: torch.dtype, tmp_path: Path) -> None:
+    """In memory, and in a file that has no name."""
+    padded = torch.randn(9, 5, 6).to(dtype)
+    lengths = torch.tensor([5, 1, 3, 4, 2, 5, 1, 1, 2])
+    padded *= (torch.arange(5) < lengths[:, None])[..., None]
+    store = FeatureStore(in_memory, tmp_path / "new")
+    packed = PackedFeatures((Features(padded, lengths).rows(slice(i, i + 2)) for i in range(0, 9, 2)), store=store)
+    assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
+    for index in (torch.tensor([4, 1, 1, 8]), torch.tensor([0]), slice(6, 9), slice(0, 9)):
+        rows = packed.rows(index)
+        assert rows.lengths is not None and torch.equal(rows.lengths, lengths[index])
+        assert torch.equal(rows.values, padded[index][:, : int(lengths[index].max())])
+    assert len(packed.rows(slice(3, 3))) == 0
+
+
+def test_a_full_disk_is_an_error_that_says_where(tmp_path: Path) -> None:
+    class Full(FeatureStore):
+        def open(self) -> BinaryIO:
+            return open("/dev/full", "wb", buffering=0)
+
+    with pytest.raises(OSError, match=f"No space left .*{tmp_path}"):
+        PackedFeatures([Features(torch.ones(2, 4, 8))], store=Full(0, tmp_path))
+
+
+def test_vectors_are_packed_too() -> None:
+    model = models()[-1]
+    images = model.encode_images(torch.randn(7, 5, 8))
+    texts = model.encode_texts(*tokens(11))
+    packed = PackedFeatures(images.split(3))
+    torch.testing.assert_close(score_matrix(model, packed, texts, 2, 4), model.scores(images, texts).detach())
 
 
 def test_packing_needs_something_to_pack() -> None:

@@ -6,6 +6,7 @@ A configuration may name any other ``nn.Module`` in their place.
 from aoq_ext.encoders.augment import RandomView
 from aoq_ext.encoders.captioning import CaptioningLoss
 from aoq_ext.encoders.cross_attention import CrossAttention
+from aoq_ext.encoders.feature_store import FeatureStore
 from aoq_ext.encoders.image import ConvEncoder, GridBackbone
 from aoq_ext.encoders.matching import CrossAttentionModel, EmbeddingModel, Features, MatchingModel, quintuplet_scores
 from aoq_ext.encoders.regions import GlobalImageEncoder, RegionEncoder
@@ -24,6 +25,7 @@ __all__ = [
     "CrossAttention",
     "CrossAttentionModel",
     "EmbeddingModel",
+    "FeatureStore",
     "Features",
     "GRUEncoder",
     "GRUTextEncoder",

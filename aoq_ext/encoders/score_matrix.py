@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from aoq_ext.encoders.matching import Features, MatchingModel
+from aoq_ext.encoders.feature_store import FeatureStore
+from aoq_ext.encoders.matching import Features
+
+
+class Scorer(Protocol):
+    """A `MatchingModel`, or what scores as one."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def scores(self, images: Features, texts: Features) -> Tensor: ...
 
 
 class PackedFeatures:
     """Features of many items of differing lengths, without their padding.
 
-    25,000 captions of 12 words on average and 80 at most, D = 1,024, take 1.2 GB so, and 8 GB padded.
+    25,000 captions of 12 words on average and 80 at most, D = 1,024, take 1.2 GB so, and 8 GB padded. More than 1 GiB
+    is kept in an unnamed file, memory-mapped.
 
     Example:
         >>> packed = PackedFeatures([Features(torch.ones(2, 4, 8), torch.tensor([4, 1]))])
@@ -21,36 +33,55 @@ class PackedFeatures:
         (2, torch.Size([1, 1, 8]))
     """
 
-    def __init__(self, batches: Iterable[Features], device: torch.device | str = "cpu") -> None:
-        """``batches``: of padded sequences (N, F, D), of any F; taken one at a time."""
-        parts, lengths = [], []
+    def __init__(
+        self,
+        batches: Iterable[Features],
+        device: torch.device | str = "cpu",
+        store: FeatureStore | None = None,
+    ) -> None:
+        """``batches``: of vectors (N, D) or padded sequences (N, F, D), of any F; taken one at a time.
+
+        ``store``: where they are kept, on the CPU; by default a `FeatureStore` as it comes.
+        """
+        target = torch.device(device)
+        store = store or (FeatureStore() if target.type == "cpu" else FeatureStore(in_memory=sys.maxsize))
+        lengths = []
+        self._vectors = False
         for batch in batches:
-            size = batch.values.shape[1]
+            self._vectors = batch.values.dim() == 2
+            values = batch.values.detach().unsqueeze(1) if self._vectors else batch.values.detach()  # (N, F, D)
+            size = values.shape[1]
             length = batch.lengths if batch.lengths is not None else torch.full((len(batch),), size)
-            length = length.to(batch.values.device)
+            length = length.to(values.device)
             mask = torch.arange(size, device=length.device) < length.unsqueeze(1)
-            parts.append(batch.values.detach()[mask].to(device))
-            lengths.append(length.cpu())
-        if not parts:
+            store.add(store.everyones(values[mask]).to(target))
+            lengths.append(store.everyones(length).cpu())
+        if not lengths:
             raise ValueError("batches: expected at least one")
-        self.values = torch.cat(parts)  # (all fragments, D)
+        self.values = store.tensor()  # (all fragments, D)
         self.lengths = torch.cat(lengths)  # (N,), on the CPU
         self.firsts = torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)])  # (N + 1,)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def rows(self, index: slice) -> Features:
-        """Consecutive items, padded with zeros to the longest of them."""
-        first, last, _ = index.indices(len(self))
-        lengths = self.lengths[first:last]
-        values = self.values[int(self.firsts[first]) : int(self.firsts[last])]
-        padded = torch.nn.utils.rnn.pad_sequence(list(values.split(lengths.tolist())), batch_first=True)
-        return Features(padded, lengths.to(values.device))
+    def rows(self, index: Tensor | slice) -> Features:
+        """These items, in any order, padded with zeros to the longest of them."""
+        if isinstance(index, slice):
+            index = torch.arange(len(self))[index]
+        lengths = self.lengths[index]
+        longest = int(lengths.max()) if len(lengths) else 0
+        place = torch.arange(longest)
+        inside = place < lengths[:, None]  # (n, F)
+        rows = torch.where(inside, self.firsts[index][:, None] + place, 0)
+        padded = self.values.index_select(0, rows.flatten().to(self.values.device)).unflatten(0, rows.shape)
+        if not inside.all():
+            padded.masked_fill_(~inside[..., None].to(padded.device), 0.0)
+        return Features(padded.flatten(0, 1)) if self._vectors else Features(padded, lengths.to(padded.device))
 
 
 def score_blocks(
-    model: MatchingModel,
+    model: Scorer,
     images: Features | PackedFeatures,
     texts: Features | PackedFeatures,
     image_block: int = 512,
@@ -71,7 +102,7 @@ def score_blocks(
 
 
 def score_matrix(
-    model: MatchingModel,
+    model: Scorer,
     images: Features | PackedFeatures,
     texts: Features | PackedFeatures,
     image_block: int = 512,
