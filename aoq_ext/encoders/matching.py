@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -111,23 +111,33 @@ class CrossAttentionModel(MatchingModel):
         return scores
 
 
+class PairScorer(Protocol):
+    """A `MatchingModel`, or what scores as one."""
+
+    def scores(self, images: Features, texts: Features) -> Tensor: ...
+
+    def pair_scores(self, images: Features, texts: Features) -> Tensor: ...
+
+
 def quintuplet_scores(
-    model: MatchingModel,
+    model: PairScorer,
     image: Features,  # x, of B
     text: Features,  # y
     hard_image: Features | None = None,
     hard_text: Features | None = None,
     hard_text_image: Features | None = None,  # the image that hard_text belongs to
     hard_image_text: Features | None = None,  # a text that belongs to hard_image
+    texts: Features | None = None,  # what every image is scored with; by default the B texts
 ) -> dict[str, Tensor]:
-    """The scores that `AdaptiveQuintupletScoreLoss` takes, by name: those whose features are given."""
-    pairs = {
-        "hard_text_scores": (image, hard_text),
-        "hard_image_scores": (hard_image, text),
-        "hard_pair_scores": (hard_image, hard_text),
-        "partner_pair_scores": (hard_text_image, hard_image_text),
-    }
-    scores = {"scores": model.scores(image, text)}
+    """The scores that `AdaptiveQuintupletScoreLoss` takes, by name and in its order: those whose features are given.
+
+    No objective has the hard pairs without their partners, so these are scored together or not at all.
+    """
+    pairs = {"hard_text_scores": (image, hard_text), "hard_image_scores": (hard_image, text)}
+    if hard_text_image is not None and hard_image_text is not None:
+        pairs["hard_pair_scores"] = hard_image, hard_text
+        pairs["partner_pair_scores"] = hard_text_image, hard_image_text
+    scores = {"scores": model.scores(image, text if texts is None else texts)}
     for name, (left, right) in pairs.items():
         if left is not None and right is not None:
             scores[name] = model.pair_scores(left, right)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aoq_ext._collectives import Batch, GatherRows
+from aoq_ext.encoders.matching import quintuplet_scores
 from aoq_ext.losses import AdaptiveQuintupletLoss, AdaptiveQuintupletScoreLoss
 from aoq_ext.training.config import LossConfig
 from aoq_ext.training.diagnostics import Similarities
@@ -113,17 +114,10 @@ class ScoreObjective(Objective):
         return loss
 
     def own_similarities(self, features: StepFeatures) -> Similarities:
-        pair = self.model.pair_scores
-        offline = []
-        if features.hard_image is not None:
-            offline += [pair(features.image, features.hard_text), pair(features.hard_image, features.text)]
-        if features.hard_text_image is not None:
-            offline += [
-                pair(features.hard_image, features.hard_text),
-                pair(features.hard_text_image, features.hard_image_text),
-            ]
-        scores = self.model.scores(features.image, self._everyones(features.text))  # (b, C)
-        return Similarities(scores, features.group_ids, tuple(offline))
+        names = ("image", "text", "hard_image", "hard_text", "hard_text_image", "hard_image_text")
+        given = {name: getattr(features, name) for name in names}
+        scores = quintuplet_scores(self.model, **given, texts=self._everyones(features.text))
+        return Similarities(scores.pop("scores"), features.group_ids, tuple(scores.values()))
 
     def _everyones(self, texts: Features) -> Features:
         """The texts of all processes in rank order, padded to the longest of them."""
