@@ -22,8 +22,8 @@ class Team:
     """All ranks of the default process group, or this process alone.
 
     Between two meetings each works for itself, so a rank that is gone is noticed at the next one: at once where the
-    backend sees its connection close, else after the timeout that ``init_process_group`` was given, or ``timeout`` where
-    that backend cannot exchange objects on the CPU.
+    backend sees its connection close, else after the timeout that ``init_process_group`` was given, or ``timeout``
+    where that backend cannot exchange objects on the CPU.
     """
 
     def __init__(self, timeout: timedelta | None = None) -> None:
