@@ -11,6 +11,7 @@ from aoq_ext.data.karpathy import load_karpathy
 from aoq_ext.data.pictures import Pictures
 from aoq_ext.data.precomputed import load_precomputed
 from aoq_ext.data.released_vocabulary import read_vocabulary
+from aoq_ext.data.tokenizer import Tokenizer
 from aoq_ext.data.vocabulary import Vocabulary, tokenize
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ImageRows",
     "ImageTextData",
     "Pictures",
+    "Tokenizer",
     "Vocabulary",
     "fingerprint_images",
     "hash_images",

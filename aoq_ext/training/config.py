@@ -15,7 +15,7 @@ class ConfigError(ValueError):
 
 @dataclass
 class Component:
-    """A class or function by its dotted path, which returns an encoder, and the arguments it is called with."""
+    """A class or function by its dotted path, and the arguments it is called with."""
 
     factory: str
     args: dict[str, Any] = field(default_factory=dict)
@@ -36,8 +36,12 @@ class DataConfig:
     """Evaluated after each epoch to choose the best weights; null: the last are the best."""
     smoothing: int = 5
     """The best epoch is that with the highest validation rsum, averaged over this many epochs up to it."""
+    tokenizer: Component | None = None
+    """What turns captions into tokens, an aoq_ext.data.Tokenizer (aoq_ext.data.read_vocabulary for a released one).
+    null: the words of the training captions."""
     min_count: int = 1
-    """Words seen fewer times than this become the unknown word."""
+    """Words seen fewer times in the training captions become the unknown word; 1 with a tokenizer, which has its own.
+    """
 
 
 @dataclass
@@ -179,6 +183,10 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(f"seed: expected a number from 0 to 2**63 - 1, got {config.seed}")
     if not 0 < config.optimizer.drop_at <= 1:
         raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
+    if config.data.tokenizer is not None and config.data.min_count != 1:
+        raise ConfigError(
+            f"data.min_count: expected 1 with data.tokenizer, which has its own words, got {config.data.min_count}"
+        )
     if needs_offline(config) and config.offline.lists is None and config.offline.remine_every is None:
         raise ConfigError(
             f"offline.lists: expected the folder that `aoq mine` wrote, which the objective "

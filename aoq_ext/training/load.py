@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aoq_ext.data import Vocabulary
+from aoq_ext.data import Tokenizer
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model
 from aoq_ext.training.config import ConfigError, TrainConfig
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
 from aoq_ext.training.parse import load_config
 from aoq_ext.training.run import RunFiles
+from aoq_ext.training.tokens import encode_captions, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LoadedRun:
     which: str
     epoch: int  # of the weights, from 1
     model: DualEncoder | ScoringModel
-    vocabulary: Vocabulary
+    vocabulary: Tokenizer
     config: TrainConfig
 
     def embed_images(self, images: np.ndarray, batch_size: int = 512) -> Tensor:
@@ -37,7 +38,7 @@ class LoadedRun:
 
     def embed_texts(self, captions: Sequence[str], batch_size: int = 2048) -> Tensor:
         """M captions -> (M, D) float32"""
-        return embed_texts(self._embedder(), *self.vocabulary.encode(list(captions)), batch_size)
+        return embed_texts(self._embedder(), *encode_captions(self.vocabulary, list(captions)), batch_size)
 
     def _embedder(self) -> DualEncoder:
         if not isinstance(self.model, DualEncoder):
@@ -50,11 +51,10 @@ class LoadedRun:
 def load_run(run: str | Path, which: Literal["best", "last"] = "best", device: str | torch.device = "cpu") -> LoadedRun:
     """The model of the run in folder ``run``, with its best or its last weights, in evaluation mode."""
     files = RunFiles(run)
-    for path in (files.config, files.vocabulary):
-        if not path.is_file():
-            raise ConfigError(f"run: expected the folder of a training run, but {path} is missing")
+    if not files.config.is_file():
+        raise ConfigError(f"run: expected the folder of a training run, but {files.config} is missing")
     config = load_config(files.config)
-    vocabulary = Vocabulary.load(files.vocabulary)
+    vocabulary = load_tokenizer(config.data, files)
     path = files.best if which == "best" else files.last
     state = load_checkpoint(path)
     with torch.random.fork_rng():

@@ -13,9 +13,10 @@ from aoq_ext.data import ImageRows, ImageTextData, read_rows
 from aoq_ext.training.batches import CaptionsOfImages, Indices
 from aoq_ext.training.components import find
 from aoq_ext.training.config import ConfigError, DataConfig
+from aoq_ext.training.tokens import encode_captions
 
 if TYPE_CHECKING:
-    from aoq_ext.data import Vocabulary
+    from aoq_ext.data import Tokenizer
 
 
 def load_split(config: DataConfig, split: str) -> ImageTextData:
@@ -56,11 +57,11 @@ def _arguments(loader: Any, config: DataConfig) -> dict[str, Any]:
 class EncodedPairs:
     """A data set with its captions as tokens."""
 
-    def __init__(self, data: ImageTextData, vocabulary: Vocabulary) -> None:
+    def __init__(self, data: ImageTextData, tokenizer: Tokenizer) -> None:
         if len(data.images) < 2:
             raise ConfigError(f"data: expected at least 2 images in {data.name!r}, got {len(data.images)}")
         self.data = data
-        self.tokens, self.lengths = vocabulary.encode(data.captions)  # (M, L), (M,)
+        self.tokens, self.lengths = encode_captions(tokenizer, data.captions)  # (M, L), (M,)
         self.caption_image: Indices = data.caption_image  # (M,)
         self.captions = CaptionsOfImages(self.caption_image, len(data.images))
 

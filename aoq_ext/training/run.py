@@ -7,15 +7,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml  # type: ignore[import-untyped]
 
 from aoq_ext._files import locked, remove_temporaries, write_bytes_atomically
+from aoq_ext.data import Tokenizer, Vocabulary
 from aoq_ext.training.config import ConfigError, TrainConfig, to_dict
-
-if TYPE_CHECKING:
-    from aoq_ext.data import Vocabulary
 
 
 class RunFiles:
@@ -24,7 +21,7 @@ class RunFiles:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config = self.folder / "config.yaml"
-        self.vocabulary = self.folder / "vocabulary.json"
+        self.vocabulary = self.folder / "vocabulary.json"  # where the tokens are words
         self.history = self.folder / "history.json"
         self.last = self.folder / "last.ckpt"  # everything needed to go on
         self.best = self.folder / "best.ckpt"  # the weights of the best epoch, as `History.best_epoch` has it
@@ -44,7 +41,7 @@ class RunFiles:
         with locked(self.lock, ConfigError(f"run: {self.folder} is being trained by another process")):
             yield
 
-    def write_start(self, config: TrainConfig, vocabulary: Vocabulary) -> None:
+    def write_start(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
         """What is known before the first step; the remains of a killed run's half-written files go."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in (self.config, self.vocabulary, self.history, self.last, self.best, self.miner):
@@ -54,7 +51,10 @@ class RunFiles:
         text = io.StringIO()
         yaml.safe_dump(_plain(to_dict(config)), text, sort_keys=False)
         write_bytes_atomically(self.config, text.getvalue().encode())
-        vocabulary.save(self.vocabulary)
+        if isinstance(tokenizer, Vocabulary):
+            tokenizer.save(self.vocabulary)
+        else:
+            self.vocabulary.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
 
 
 def _plain(value: object) -> object:

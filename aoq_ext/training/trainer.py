@@ -13,7 +13,6 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from aoq_ext.data import Vocabulary
 from aoq_ext.training import streams
 from aoq_ext.training.batches import PairBatches
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
@@ -28,6 +27,7 @@ from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import Processes, explained, parting, start
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.schedule import learning_rate
+from aoq_ext.training.tokens import fingerprint_tokens, make_tokenizer
 from aoq_ext.training.update import Update
 
 __all__ = ["Trainer", "TrainingError", "train"]
@@ -113,22 +113,23 @@ class Trainer:
         self.processes = processes
         self.on_step = on_step or (lambda steps: None)
         data = load_split(config.data, config.data.train_split)
-        self.vocabulary = Vocabulary.build(data.captions, min_count=config.data.min_count)
-        self.pairs = EncodedPairs(data, self.vocabulary)
+        self.tokenizer = make_tokenizer(config.data, data.captions)
+        self.pairs = EncodedPairs(data, self.tokenizer)
         self.validation: EncodedPairs | None = None
         if config.data.validation_split is not None:
             split = load_split(config.data, config.data.validation_split)
-            self.validation = EncodedPairs(split, self.vocabulary)
+            self.validation = EncodedPairs(split, self.tokenizer)
         self.batches = PairBatches(self.pairs.captions, config.batch_size, config.seed, config.accumulate)
         self.total_steps = config.epochs * self.batches.steps_per_epoch
         self.negatives = RunNegatives(config, files, self.pairs, processes) if needs_offline(config) else None
         self.inputs = {  # what a resumed run must find unchanged, besides its configuration
             "training set": fingerprint_data(data),
+            "tokens": fingerprint_tokens(self.tokenizer, self.pairs.tokens, self.pairs.lengths),
             "offline lists": self.negatives.given_fingerprint if self.negatives else "none",
         }
 
         torch.manual_seed(streams.torch_seed(config.seed, 0))
-        self.model = build_model(config.model, len(self.vocabulary))
+        self.model = build_model(config.model, len(self.tokenizer))
         self.update = Update(config, fabric, processes, self.model, self.pairs)
         self.step = 0  # steps taken
         self.journal = Journal(config, files, console, processes.leads)
@@ -150,7 +151,7 @@ class Trainer:
                 self._epoch(epoch)
 
     def _write_start(self) -> None:
-        self.files.write_start(self.config, self.vocabulary)
+        self.files.write_start(self.config, self.tokenizer)
         if self.step:  # the run may have been killed after its checkpoint and before this
             self.journal.history.save(self.files.history)
 
@@ -240,7 +241,7 @@ class Trainer:
         """Take up where ``_save`` left off."""
         check_same_run(to_dict(self.config), state["config"])
         for name, fingerprint in self.inputs.items():
-            if fingerprint != state["inputs"][name]:
+            if fingerprint != state["inputs"].get(name, fingerprint):  # tokens: older checkpoints do not say
                 raise ConfigError(f"run: the {name} of the run to resume changed since it was started; start a new run")
         restore_model(self.model, state, self.files.last)
         self.update.optimizer.load_state_dict(state["optimizer"])
