@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import math
 import re
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from losses import ONLINE, by_hand, make_operands
 
 import aoq_ext
-from aoq_ext import functional, reference
+from aoq_ext import cli, functional, reference
+from aoq_ext.data import load_emoji
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/negatives.md").read_text(encoding="utf-8")
@@ -147,6 +149,88 @@ def test_gradients_reach_both_encoders(pretrained):
     vision, language = (tower.encoder.embeddings for tower in towers)
     for first_weight in (vision.patch_embeddings.projection.weight, language.word_embeddings.weight):
         assert first_weight.grad.isfinite().all() and first_weight.grad.any()
+
+
+CONFIGS = {"timm-transformers": ("timm", "transformers"), "open-clip": ("open_clip",)}
+
+
+def needs(*libraries):
+    for name in ("lightning_fabric", *libraries):
+        try:
+            importlib.import_module(name)
+        except (ImportError, RuntimeError) as error:  # a torchvision for another torch is a RuntimeError
+            pytest.skip(f"{name} cannot be imported: {error}")
+
+
+def load_few(split):
+    return load_emoji(split).subset(range(24))
+
+
+@pytest.fixture
+def encoders(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("examples.encoders")
+
+
+@pytest.mark.parametrize(("name", "copied"), [("timm-transformers", False), ("open-clip", False), ("open-clip", True)])
+def test_a_configuration_trains_evaluates_and_mines(name, copied, tmp_path, monkeypatch):
+    needs(*CONFIGS[name])
+    folder, config = ROOT, ROOT / "examples" / f"{name}.yaml"
+    if copied:  # the module beside the configuration, in the folder that aoq is called from
+        folder = tmp_path
+        shutil.copy(ROOT / "examples/encoders.py", folder)
+        text = config.read_text(encoding="utf-8").replace("examples.encoders.", "encoders.")
+        config = folder / config.name
+        config.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    run, lists = str(tmp_path / "run"), tmp_path / "lists"
+    short = "--data.loader test_examples.load_few --epochs 2 --warmup_epochs 1 --batch_size 12 --accelerator cpu"
+    assert cli.main(["train", "--config", str(config), "--run", run, *short.split()]) == 0
+    assert cli.main(["eval", "--run", run, "--split", "test"]) == 0
+    assert cli.main(["mine", "--run", run, "--out", str(lists)]) == 0
+    assert (lists / "manifest.json").is_file()
+    words_are_own = name == "timm-transformers"
+    assert (tmp_path / "run/vocabulary.json").is_file() == words_are_own
+
+
+def test_images_are_resized_and_normalised(encoders):
+    images = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    resized = encoders.Resize(48, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))(images)
+    assert resized.shape == (2, 3, 48, 48)
+    torch.testing.assert_close(resized[:, :, 7, 9], torch.tensor([[-1.0, -1.0, 0.0], [1.0, 3.0, 0.5]]))
+
+
+def test_a_pretrained_text_encoder_and_its_tokens(encoders, tmp_path):
+    """From a folder, as from the hub; padding changes nothing."""
+    needs("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "a", "red", "cat"]
+    model = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=5, **size)).save_pretrained(tmp_path)
+
+    tokenizer = encoders.TransformersTokens(str(tmp_path), max_length=3)
+    tokens, lengths = tokenizer.encode(["a cat", "a red red cat"])
+    assert (len(tokenizer), tokens.tolist(), lengths.tolist()) == (5, [[2, 4, 0], [2, 3, 3]], [2, 3])
+    texts = encoders.TransformersTexts(5, dim=6, name=str(tmp_path)).eval()
+    torch.testing.assert_close(texts(tokens, lengths)[:1], texts(tokens[:1, :2], lengths[:1]))
+
+
+def test_clip_reads_captions_of_any_padding(encoders):
+    needs("open_clip")
+    size = {"context_length": 16, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 16, "patch_size": 8, "width": 16, "head_width": 8, "layers": 1}
+    model = encoders.OpenClip(config={"embed_dim": 8, "vision_cfg": vision, "text_cfg": size}).eval()
+    tokenizer = encoders.OpenClipTokens(context_length=16)
+    tokens, lengths = tokenizer.encode(["a red cat", "!"])
+    assert (tuple(tokens.shape), lengths.tolist(), len(tokenizer)) == ((2, 16), [5, 3], 49408)
+    whole, cut = model.text_encoder(tokens, lengths), model.text_encoder(tokens[:, :5], lengths)
+    torch.testing.assert_close(whole, cut)
+    assert model.image_encoder(torch.zeros(2, 3, 32, 32)).shape == whole.shape == (2, 8)
 
 
 def test_the_page_runs():
