@@ -20,8 +20,9 @@ from rich.console import Console
 from tiny_data import WIDTH, write_precomputed
 
 from aoq_ext import cli
-from aoq_ext.data import load_precomputed
-from aoq_ext.training import ConfigError, DataConfig, OfflineLists, TrainConfig, evaluate_run, load_config
+from aoq_ext.data import ImageTextData, load_emoji, load_precomputed
+from aoq_ext.encoders import GridBackbone
+from aoq_ext.training import ConfigError, DataConfig, OfflineLists, TrainConfig, evaluate_run, load_config, load_run
 from aoq_ext.training.config import check, check_same_run, to_dict
 from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
 from aoq_ext.training.pairs import load_split
@@ -365,3 +366,34 @@ def test_a_loaders_arguments_belong_to_the_run(tmp_path: Path) -> None:
     assert load_config(file, **{"data.args.name": "b"}).data.args == {"name": "b"}
     with pytest.raises(ConfigError, match=r"data.args.name: the run to resume was started with 'a', got None"):
         check_same_run(to_dict(TrainConfig()), to_dict(load_config(file)))
+
+
+def load_few(split: str) -> ImageTextData:
+    return load_emoji(split).subset(range(40))
+
+
+def test_the_recipes_of_the_bundled_data_make_regions_by_a_backbone(tmp_path: Path) -> None:
+    dims = {"dim": 16, "word_dim": 16, "image_dim": 10}
+    small = {f"model.matching.args.{name}": value for name, value in dims.items()}
+    entries = {**small, "model.backbone.args.channels": [4, 4, 8], "data.loader": "test_recipe.load_few"}
+    entries |= {"epochs": 2, "warmup_epochs": 1, "batch_size": 20, "accelerator": "cpu"}
+    recipe = read_recipe(
+        CONFIGS / "emoji/scan", tmp_path / "out", overrides={name: str(value) for name, value in entries.items()}
+    )
+    results, _ = run(recipe)
+    assert list(results) == ["round 1", "round 2"]
+    loaded = load_run(recipe.second.run)
+    assert isinstance(loaded.model, ScoringModel) and isinstance(loaded.model.backbone, GridBackbone)
+    for step in results:
+        assert results[step]["test"]["images"] == 40
+
+
+@pytest.mark.parametrize("model", ["scan", "bfan", "vsrn"])
+def test_the_recipes_of_the_bundled_data_fit_together(model: str) -> None:
+    first, second = configs_of(model, "emoji")
+    for config in (first, second):
+        check(config)
+        assert config.model.backbone is not None
+        build_model(config.model, 9)
+    assert replace(second, run=first.run, loss=first.loss, offline=first.offline) == first
+    assert read_recipe(CONFIGS / "emoji" / model).folder == Path(f"runs/emoji-{model}")
