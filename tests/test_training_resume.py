@@ -18,8 +18,9 @@ import torch
 
 pytest.importorskip("lightning_fabric")
 
-from test_training_toy import adaptive, mined, toy_config, trained
+from test_training_toy import adaptive, load_toy, mined, toy_config, trained
 
+from aoq_ext.data import ImageTextData
 from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, OfflineLists, TrainConfig, train
 from aoq_ext.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from aoq_ext.training.run import RunFiles
@@ -248,6 +249,22 @@ def test_resuming_with_other_lists_is_refused(tmp_path: Path, lists: Path) -> No
         train(config, on_step=stop_at(8))
     replace(original, texts=original.texts[:, ::-1]).save(folder)
     with pytest.raises(ConfigError, match="run: the offline lists of the run to resume changed since it was started"):
+        train(config, resume=True)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_resuming_with_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    config = toy_config(tmp_path / "run")
+    with pytest.raises(Stop):
+        train(config, on_step=stop_at(8))
+
+    def repaired(asked: str = "train") -> ImageTextData:
+        data = load_toy(asked)
+        return data if asked != split else replace(data, captions=[*data.captions[1:], data.captions[0]])
+
+    monkeypatch.setattr("test_training_toy.load_toy", repaired)
+    name = {"train": "training", "val": "validation"}[split]
+    with pytest.raises(ConfigError, match=f"run: the {name} set of the run to resume changed since it was started"):
         train(config, resume=True)
 
 

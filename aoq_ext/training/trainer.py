@@ -71,7 +71,7 @@ def train(
     try:
         with torch.random.fork_rng(), parting(), ExitStack() as held:
             fabric = start(config)
-            processes = Processes()
+            processes = Processes(config.process_timeout)
             held.enter_context(explained(processes))
             trainer = Trainer(config, files, fabric, processes, console, on_step)
 
@@ -125,6 +125,7 @@ class Trainer:
         self.inputs = {  # what a resumed run must find unchanged, besides its configuration
             "training set": fingerprint_data(data),
             "tokens": fingerprint_tokens(self.tokenizer, self.pairs.tokens, self.pairs.lengths),
+            "validation set": fingerprint_data(self.validation.data) if self.validation else "none",
             "offline lists": self.negatives.given_fingerprint if self.negatives else "none",
         }
 
@@ -241,7 +242,7 @@ class Trainer:
         """Take up where ``_save`` left off."""
         check_same_run(to_dict(self.config), state["config"])
         for name, fingerprint in self.inputs.items():
-            if fingerprint != state["inputs"].get(name, fingerprint):  # tokens: older checkpoints do not say
+            if fingerprint != state["inputs"].get(name, fingerprint):  # older checkpoints do not say all
                 raise ConfigError(f"run: the {name} of the run to resume changed since it was started; start a new run")
         restore_model(self.model, state, self.files.last)
         self.update.optimizer.load_state_dict(state["optimizer"])
