@@ -23,6 +23,8 @@ from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary
 from aoq_ext.encoders import SCAN, quintuplet_scores
 from aoq_ext.metrics import retrieval_metrics_from_scores
+from aoq_ext.mining.manifest import OtherProblem
+from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.training import (
     Component,
     ConfigError,
@@ -267,6 +269,83 @@ def test_mining_a_large_set_reranks_what_the_means_find(scan: Path, monkeypatch:
     assert exact.text_scores.mean() >= nearer.text_scores.mean() > near.text_scores.mean()
 
 
+def reranked(scan: Path, **options: Any) -> Any:
+    loaded, pairs = pairs_of(scan, "train")
+    return mine_model(loaded.model, pairs, 12, 6, True, options=MiningOptions(**options))
+
+
+@pytest.fixture
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are found by means, and scored in several blocks."""
+    monkeypatch.setattr("aoq_ext.training.mining.ALL_PAIRS", 0)
+    monkeypatch.setattr("aoq_ext.training.reranking._BLOCK", 1000)
+
+
+@pytest.mark.usefixtures("in_blocks")
+def test_reranking_is_the_models_scores_whatever_the_blocks(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, pairs = pairs_of(scan, "train")
+    lists = reranked(scan)
+    scores = all_scores(loaded, pairs).numpy()
+    for found, listed, matrix in (
+        (lists.text_scores, lists.texts, scores), (lists.image_scores, lists.images, scores.T),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found, np.take_along_axis(matrix, listed.astype(np.int64), 1), rtol=1e-5, atol=1e-5)
+        assert (np.diff(found, axis=1) <= 0).all()
+    for name, value in (
+        ("reranking._BLOCK", 1), ("reranking._SORTED", 30), ("scoring._POOLED", 7), ("scoring._FEATURES_IN_MEMORY", 0),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"aoq_ext.training.{name}", value)
+    others = reranked(scan)
+    assert others.fingerprint() == lists.fingerprint()
+    assert (others.text_scores == lists.text_scores).all()
+
+
+@pytest.mark.usefixtures("in_blocks")
+def test_reranking_that_was_stopped_goes_on(scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, reports, work = reranked(scan), [], tmp_path / "work"
+
+    def stop(now: MiningProgress) -> None:
+        reports.append(now)
+        if now.shards == 3 and now.total_shards > 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        reranked(scan, work=work, on_progress=stop)
+    last = reports[-1]
+    assert 0 < last.scores < last.total and last.shards < last.total_shards
+    blocks = sorted((work / "scores").glob("*.npz"))
+    assert len(blocks) == 3
+    content = bytearray(blocks[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    blocks[1].write_bytes(content)  # damaged
+    scored = []
+    original = ScoredSplit.of_image
+    monkeypatch.setattr(ScoredSplit, "of_image", lambda *given: scored.append(given[1]) or original(*given))
+    again: list[MiningProgress] = []
+    lists = reranked(scan, work=work, on_progress=again.append)
+    assert lists.fingerprint() == expected.fingerprint() and (lists.text_scores == expected.text_scores).all()
+    assert 0 < len(scored) == len(set(scored)) < len(lists.texts)
+    assert (again[-1].scores, again[-1].shards) == (last.total, last.total_shards)
+    (work / "scores/problem.json").write_text('{"weights": "other"}')
+    with pytest.raises(OtherProblem, match=r"weights: .*scores holds scores of others; mine into another folder"):
+        reranked(scan, work=work)
+
+
+def test_scores_that_are_no_numbers_are_refused(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would sort first, as the hardest."""
+    original = ScoredSplit.of_image
+
+    def broken(split: ScoredSplit, image: int, texts: torch.Tensor) -> torch.Tensor:
+        return original(split, image, texts).where(torch.tensor(image != 3), torch.nan)
+
+    monkeypatch.setattr(ScoredSplit, "of_image", broken)
+    with pytest.raises(
+        ConfigError,
+        match=r"matching: expected numbers as scores, got NaN for \d+ of .* pairs, first for image 3 and",
+    ):
+        mine_run(scan, 12, 6)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_backbone_is_trained_with_the_rest(model: str, tmp_path: Path) -> None:
     config = on_pictures(tmp_path / "run", model, epochs=2)
@@ -330,6 +409,29 @@ def spread(rank: int, folder: Path, scan: Path) -> None:
         assert evaluate(loaded.model, pairs, processes=processes) == evaluate(loaded.model, pairs)
         expected, got = (mine_model(loaded.model, pairs, 12, 6, True, processes=who) for who in (None, processes))
         assert got.fingerprint() == expected.fingerprint()
+        assert (got.text_scores == expected.text_scores).all()
+    spread_in_files(folder, *pairs_of(scan, "train"), processes)
+
+
+def spread_in_files(folder: Path, loaded: Any, pairs: EncodedPairs, processes: Processes) -> None:
+    """One file of features for both processes, and blocks of scores that either may find."""
+    expected, inner = mine_model(loaded.model, pairs, 12, 6, True), folder / "features"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aoq_ext.training.reranking._BLOCK", 1000)
+        patch.setattr("aoq_ext.training.scoring._FEATURES_IN_MEMORY", 0)
+        split = ScoredSplit.encode(loaded.model, pairs, 7, processes, inner)
+        alone = ScoredSplit.encode(loaded.model, pairs, 7)
+        for one, two in ((split.images, alone.images), (split.texts, alone.texts)):
+            assert torch.equal(one.values, two.values) and torch.equal(one.lengths, two.lengths)
+        assert not list(inner.iterdir())
+        options = MiningOptions(work=folder / "work")
+        for _ in range(2):
+            got = mine_model(loaded.model, pairs, 12, 6, True, options=options, processes=processes)
+            assert got.fingerprint() == expected.fingerprint()
+        if processes.leads:
+            next((folder / "work/scores").glob("*1.npz")).unlink()
+        processes.meet("removing a block", lambda: None)
+        got = mine_model(loaded.model, pairs, 12, 6, True, options=options, processes=processes)
         assert (got.text_scores == expected.text_scores).all()
 
 

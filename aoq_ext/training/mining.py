@@ -22,6 +22,7 @@ from aoq_ext.training.model import DualEncoder, ScoringModel
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import Processes
+from aoq_ext.training.reranking import rerank as rerank_listed
 from aoq_ext.training.scoring import ScoredSplit, pooled
 
 if TYPE_CHECKING:
@@ -143,24 +144,33 @@ def _mine_by_scores(
     k_image: int,
     options: MiningOptions,
     processes: Processes | None,
-    rerank: int,
+    factor: int,
 ) -> _Lists:
     for name in ("margin", "relative_margin", "max_score"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name}: expected none for a model that matches by scores, got {getattr(options, name)}")
-    split = ScoredSplit.encode(model, pairs)
-    images, texts = pooled(split.images), pooled(split.texts)
-    device = next(model.parameters()).device
+    split = ScoredSplit.encode(model, pairs, processes=processes, folder=options.work)
+    listed = _listed_by_means(split, pairs, k_text, k_image, options, processes, factor)
+    found = rerank_listed(split, listed, options.skip, (k_text, k_image), processes, options.work, options.on_progress)
+    return tuple(part.numpy() for part in found)  # type: ignore[return-value]
+
+
+def _listed_by_means(
+    split: ScoredSplit,
+    pairs: EncodedPairs,
+    k_text: int,
+    k_image: int,
+    options: MiningOptions,
+    processes: Processes | None,
+    factor: int,
+) -> tuple[Tensor, Tensor]:
+    """Candidates: texts of each image, images of each text."""
+    images, texts = (pooled(side, split.device, processes).to(split.device) for side in (split.images, split.texts))
     every = len(images) * len(texts) <= ALL_PAIRS
-    wide_text = len(texts) if every else min(len(texts), rerank * (k_text + options.skip))
-    wide_image = len(images) if every else min(len(images), rerank * (k_image + options.skip))
-    found = _mine(
-        pairs, images.to(device), texts.to(device), wide_text, wide_image, replace(options, skip=0), processes
-    )
-    return (
-        *split.rerank(found[0].astype(np.int64), "images", options.skip, k_text, processes),
-        *split.rerank(found[2].astype(np.int64), "texts", options.skip, k_image, processes),
-    )
+    wide_text = len(texts) if every else min(len(texts), factor * (k_text + options.skip))
+    wide_image = len(images) if every else min(len(images), factor * (k_image + options.skip))
+    found = _mine(pairs, images, texts, wide_text, wide_image, replace(options, skip=0), processes)
+    return torch.from_numpy(found[0].astype(np.int32)), torch.from_numpy(found[2].astype(np.int32))
 
 
 def _mine(

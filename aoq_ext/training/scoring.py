@@ -1,14 +1,15 @@
-"""A whole data set under a model that matches by scores: every score, and the scores of listed pairs.
+"""A whole data set under a model that matches by scores: every score, or those of some pairs.
 
-The features of all images and texts are held on the CPU, without padding; scores are made a block at a time. Blocks are
-the same whatever the number of processes, which share them, and so are the scores.
+Features are held on the CPU, without padding, and in a file where there are many; scores are made a block at a time.
+Batches and blocks are the same whatever the number of processes, which share them, and so are features and scores.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aoq_ext.encoders.feature_store import FeatureStore
 from aoq_ext.encoders.matching import Features
-from aoq_ext.encoders.score_matrix import PackedFeatures
+from aoq_ext.encoders.score_matrix import PackedFeatures, score_matrix
 from aoq_ext.training.embed import evaluating
+from aoq_ext.training.feature_file import SharedFeatureStore
 from aoq_ext.training.features import full_precision
 from aoq_ext.training.model import ScoringModel
 from aoq_ext.training.pairs import EncodedPairs
@@ -26,8 +29,10 @@ from aoq_ext.training.processes import Processes
 
 _IMAGE_BLOCK = 64  # images whose scores with all texts are made together; what processes share
 _TEXT_BLOCK = 512
-_PAIRS = 512  # single pairs scored together
+_TEXTS = 256  # texts of about one length that an image is scored with together
+_POOLED = 4096  # items pooled together
 _IN_MEMORY = 1 << 27  # scores; more of them are kept in a file
+_FEATURES_IN_MEMORY = 1 << 30  # bytes of either side; more of them are kept in a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +45,47 @@ class ScoredSplit:
 
     @classmethod
     @torch.no_grad()
-    def encode(cls, model: ScoringModel, pairs: EncodedPairs, batch_size: int = 512) -> ScoredSplit:
+    def encode(
+        cls,
+        model: ScoringModel,
+        pairs: EncodedPairs,
+        batch_size: int = 512,
+        processes: Processes | None = None,
+        folder: Path | None = None,
+    ) -> ScoredSplit:
+        """With ``processes``, which all call this, each encodes some of the batches.
+
+        ``folder``: where features go that are too many for memory; by default where temporary files are.
+        """
         device = next(model.parameters()).device
 
-        def images() -> Iterator[Features]:
-            for first in range(0, len(pairs.data.images), batch_size):
-                batch = torch.from_numpy(np.array(pairs.data.images[first : first + batch_size]))
-                yield full_precision(model.encode_images(batch.to(device)))
+        def images(rows: slice) -> Features:
+            return model.encode_images(torch.from_numpy(np.array(pairs.data.images[rows])).to(device))
 
-        def texts() -> Iterator[Features]:
-            for first in range(0, len(pairs.tokens), batch_size):
-                length = pairs.lengths[first : first + batch_size]
-                tokens = pairs.tokens[first : first + batch_size, : int(length.max())]
-                yield full_precision(model.encode_texts(tokens.to(device), length.to(device)))
+        def texts(rows: slice) -> Features:
+            length = pairs.lengths[rows]
+            return model.encode_texts(pairs.tokens[rows, : int(length.max())].to(device), length.to(device))
+
+        def encoded(encode: Callable[[slice], Features], count: int) -> Iterator[Features]:
+            for rows in _own_batches(count, batch_size, processes):
+                size = rows.stop - rows.start
+                yield full_precision(encode(rows if size else slice(0, 1))).rows(slice(0, size))
+
+        def store() -> FeatureStore:
+            if processes is None or processes.alone:
+                return FeatureStore(_FEATURES_IN_MEMORY, folder)
+            return SharedFeatureStore(processes, _FEATURES_IN_MEMORY, folder)
 
         with evaluating(model):
-            return cls(model, PackedFeatures(images()), PackedFeatures(texts()))
+            return cls(
+                model,
+                PackedFeatures(encoded(images, len(pairs.data.images)), store=store()),
+                PackedFeatures(encoded(texts, len(pairs.tokens)), store=store()),
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @torch.no_grad()
     def matrix(self, processes: Processes | None = None) -> NDArray[np.float32]:
@@ -67,84 +97,52 @@ class ScoredSplit:
             group = blocks[first : first + world]
             rank = 0 if processes is None else processes.rank
             own = self._rows(group[rank]) if rank < len(group) else torch.empty(0, len(self.texts))
-            rows = own if processes is None else self._gather(own, processes)
+            rows = gathered(own, self.device, processes)
             scores[group[0] : group[0] + len(rows)] = rows.numpy()
         return scores
 
     def _rows(self, first: int) -> Tensor:
         """-> (n, M) on the CPU"""
-        device = next(self.model.parameters()).device
-        images = self.images.rows(slice(first, first + _IMAGE_BLOCK)).to(device)
+        images = self.images.rows(slice(first, first + _IMAGE_BLOCK))
         with evaluating(self.model):
-            columns = [
-                self.model.scores(images, self.texts.rows(slice(text, text + _TEXT_BLOCK)).to(device))
-                for text in range(0, len(self.texts), _TEXT_BLOCK)
-            ]
-        return torch.cat(columns, dim=1).float().cpu()
+            return score_matrix(self.model, images, self.texts, _IMAGE_BLOCK, _TEXT_BLOCK)
 
     @torch.no_grad()
-    def rerank(
-        self, listed: NDArray[np.int64], of: str, skip: int, k: int, processes: Processes | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The hardest of the candidates in each list (n, K), -1 where there are no more, by the model's scores.
-
-        ``of``: ``"images"``, whose candidates are texts, or ``"texts"``. Leaves out the ``skip`` hardest, and gives the
-        next ``k``: candidates (n, k), hardest first, equal scores by lower index, then -1; scores (n, k).
-        """
-        step = max(1, 4 * _PAIRS // max(1, listed.shape[1]))
-        blocks = range(0, len(listed), step)
-        own = blocks if processes is None else blocks[processes.share(len(blocks))]
-        parts = [self._rerank(torch.from_numpy(listed[first : first + step]).long(), first, of) for first in own]
-        width = listed.shape[1]
-        found = torch.cat([part[0] for part in parts] or [torch.empty(0, width, dtype=torch.int64)])
-        scores = torch.cat([part[1] for part in parts] or [torch.empty(0, width)])
-        found, scores = found[:, skip : skip + k].contiguous(), scores[:, skip : skip + k].contiguous()
-        if processes is not None:
-            found, scores = self._gather(found, processes), self._gather(scores, processes)
-        return found.numpy(), scores.numpy()
-
-    def _rerank(self, listed: Tensor, first: int, of: str) -> tuple[Tensor, Tensor]:
-        """listed: (b, K) of the anchors from ``first`` on -> candidates and scores (b, K), hardest first"""
-        listed = listed.sort(dim=1).values  # so that a stable sort keeps equal scores by index
-        row, column = torch.nonzero(listed >= 0).unbind(1)
-        candidate = listed[row, column]
-        scores = torch.full(listed.shape, -torch.inf)
-        for start in range(0, len(row), _PAIRS):
-            some = slice(start, start + _PAIRS)
-            sides = [first + row[some], candidate[some]]
-            image, text = sides if of == "images" else sides[::-1]
-            scores[row[some], column[some]] = self._pairs(image, text)
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        return listed.gather(1, order), scores.gather(1, order)
-
-    def _pairs(self, image: Tensor, text: Tensor) -> Tensor:
-        """-> (p,) on the CPU"""
-        device = next(self.model.parameters()).device
-        images, texts = _take(self.images, image).to(device), _take(self.texts, text).to(device)
+    def of_image(self, image: int, texts: Tensor) -> Tensor:
+        """The scores of an image and some texts (n,): (n,) on the CPU; their bits depend on this list alone."""
+        features = self.images.rows(slice(image, image + 1)).to(self.device)
+        longest_first = self.texts.lengths[texts].argsort(descending=True, stable=True)
+        scores = torch.empty(len(texts), device=self.device)
         with evaluating(self.model):
-            return self.model.pair_scores(images, texts).float().cpu()
-
-    def _gather(self, rows: Tensor, processes: Processes) -> Tensor:
-        """The rows of every process, on the CPU."""
-        device = next(self.model.parameters()).device
-        return processes.gather(rows.to(device)).cpu()
+            for some in longest_first.split(_TEXTS):
+                part = self.model.scores(features, self.texts.rows(texts[some]).to(self.device))
+                scores[some.to(self.device)] = part[0].float()
+        return scores.cpu()
 
 
-def pooled(features: PackedFeatures) -> Tensor:
-    """(N, D): the mean of an item's fragments, L2-normalised; what candidates for `ScoredSplit.rerank` are found by."""
-    item = torch.repeat_interleave(features.lengths)
-    total = torch.zeros(len(features), features.values.shape[1]).index_add_(0, item, features.values.float())
-    return F.normalize(total, dim=1)
+def pooled(features: PackedFeatures, device: torch.device, processes: Processes | None = None) -> Tensor:
+    """(N, D): the mean of an item's fragments, L2-normalised; what candidates for `rerank` are found by."""
+    share = slice(0, len(features)) if processes is None else processes.share(len(features))
+    means = torch.zeros(share.stop - share.start, features.values.shape[1])
+    for first in range(share.start, share.stop, _POOLED):
+        last = min(first + _POOLED, share.stop)
+        item = torch.repeat_interleave(features.lengths[first:last])
+        values = features.values[int(features.firsts[first]) : int(features.firsts[last])].float()
+        means[first - share.start : last - share.start].index_add_(0, item, values)
+    return gathered(F.normalize(means, dim=1, out=means), device, processes)
 
 
-def _take(features: PackedFeatures, index: Tensor) -> Features:
-    """Items in any order, padded to the longest of them."""
-    lengths = features.lengths[index]
-    firsts = features.firsts[index]
-    place = torch.arange(int(lengths.max()) if len(lengths) else 0)
-    inside = place < lengths[:, None]  # (p, L)
-    rows = torch.where(inside, firsts[:, None] + place, 0)
-    return Features(features.values[rows].masked_fill(~inside[..., None], 0.0), lengths)
+def gathered(rows: Tensor, device: torch.device, processes: Processes | None) -> Tensor:
+    """The rows of every process in rank order, on the CPU; ``device`` is where processes exchange."""
+    return rows if processes is None else processes.gather(rows.to(device)).cpu()
+
+
+def _own_batches(count: int, size: int, processes: Processes | None) -> Iterator[slice]:
+    """The rows of this process's batches: of every ``world`` batches one, or at the end none."""
+    world, rank = (1, 0) if processes is None else (processes.world, processes.rank)
+    for first in range(0, count, size * world):
+        start = min(first + size * rank, count)
+        yield slice(start, min(start + size, count))
 
 
 def _array(shape: tuple[int, int]) -> NDArray[np.float32]:
