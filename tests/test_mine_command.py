@@ -392,6 +392,20 @@ def test_progress_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_progress_counts_each_part_of_the_work_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are mined, and then scored."""
+    clock = iter([0.0, 0.0, 20.0, 40.0, 60.0])
+    monkeypatch.setattr(mining_progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with MiningDisplay(stream) as display:
+        for scores, total in ((1000, 4000), (4000, 4000), (100, 500), (200, 500)):
+            display.update(MiningProgress(scores, total, 0, 4))
+    assert stream.getvalue().splitlines()[1:] == [
+        " 20.0%  100 of 500 scores, 0 of 4 parts on the disk, ",
+        " 40.0%  200 of 500 scores, 0 of 4 parts on the disk, 5 scores/s, 1 min 0 s left",
+    ]
+
+
 def test_the_examples_of_the_page(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parent.parent / "docs" / "mining.md").read_text()
     blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.MULTILINE)

@@ -28,6 +28,7 @@ class MiningDisplay:
         self._stream = sys.stderr if stream is None else stream
         self._every = every
         self._begin: tuple[float, int] | None = None  # when this process began, and what was done before
+        self._total: int | None = None
         self._said = time.monotonic()
         self._bar = _bar(self._stream)
         self._task: Any = None
@@ -45,14 +46,15 @@ class MiningDisplay:
 
     def update(self, now: MiningProgress) -> None:
         clock = time.monotonic()
-        if self._begin is None:
-            self._begin = clock, now.scores
+        if self._begin is None or now.total != self._total:  # another total is another part of the work
+            self._begin, self._total = (clock, now.scores), now.total
         seconds, done = clock - self._begin[0], now.scores - self._begin[1]
         rate = done / seconds if seconds > 0 and done > 0 else None
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task("mining", total=now.total, status="")
-            self._bar.update(self._task, completed=now.scores, status=_pace(rate, now.total - now.scores))
+            pace = _pace(rate, now.total - now.scores)
+            self._bar.update(self._task, total=now.total, completed=now.scores, status=pace)
         elif clock - self._said >= self._every:
             self._said = clock
             share = now.scores / now.total if now.total else 1.0
