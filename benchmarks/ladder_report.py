@@ -42,7 +42,7 @@ MODELS = {
     "bfan": LadderModel("BFAN", "bfan-round1.yaml", "grid regions, focal attention, prob"),
 }
 
-# Tables 1 to 3 of arXiv 2003.03669: rsum by the rung of the ladder; None where it reports none.
+# rsum of arXiv 2003.03669 by the rung of the ladder; None where only the ends were compared.
 PAPER: dict[str, tuple[float | None, ...]] = {
     "COCO 1K, SCAN": (507.9, 508.5, 510.2, 511.2),
     "COCO 1K, BFAN": (510.7, 513.4, 514.7, 517.2),
