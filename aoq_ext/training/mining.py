@@ -53,6 +53,7 @@ def mine_run(
     k_image: int = 60,
     scores: bool = False,
     options: MiningOptions | None = None,
+    rerank: int | None = None,
 ) -> OfflineLists:
     """The hardest negatives of the training set, both ways, as a run's best weights see it.
 
@@ -65,11 +66,12 @@ def mine_run(
         k_image: images listed for each text.
         scores: keep the scores as well.
         options: further rules, and where the work is kept.
+        rerank: see `mine_model`; by default the run's ``offline.rerank``.
     """
     loaded = run if isinstance(run, LoadedRun) else load_run(run)
     data = load_split(loaded.config.data, loaded.config.data.train_split)
     pairs = EncodedPairs(data, loaded.vocabulary)
-    rerank = loaded.config.offline.rerank
+    rerank = loaded.config.offline.rerank if rerank is None else rerank
     return mine_model(
         loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch, options, rerank=rerank
     )
