@@ -22,11 +22,22 @@ from tiny_data import WIDTH, write_precomputed
 from aoq_ext import cli
 from aoq_ext.data import ImageTextData, load_emoji, load_precomputed
 from aoq_ext.encoders import GridBackbone
-from aoq_ext.training import ConfigError, DataConfig, OfflineLists, TrainConfig, evaluate_run, load_config, load_run
+from aoq_ext.training import (
+    ConfigError,
+    DataConfig,
+    OfflineLists,
+    TrainConfig,
+    evaluate_run,
+    evaluation,
+    load_config,
+    load_run,
+)
 from aoq_ext.training.config import check, check_same_run, to_dict
+from aoq_ext.training.evaluation import evaluate_folds
+from aoq_ext.training.mining import mine_run
 from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
 from aoq_ext.training.pairs import load_split
-from aoq_ext.training.recipe import Evaluation, Recipe, read_recipe, run_recipe
+from aoq_ext.training.recipe import Evaluation, Recipe, _evaluate, read_recipe, run_recipe
 from aoq_ext.training.schedule import learning_rate
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -243,7 +254,7 @@ def test_a_stopped_recipe_ends_with_the_same_figures(
         again(in_round_2)
     assert rounds == 1  # round 1 was done
     with monkeypatch.context() as patch:
-        patch.setattr("aoq_ext.training.recipe.evaluate_run", killed_after(1))
+        patch.setattr("aoq_ext.training.recipe.evaluate_folds", killed_after(1))
         with pytest.raises(Stop):
             again()
     results, output = again()
@@ -259,7 +270,7 @@ def killed_after(calls: int) -> Callable[..., Any]:
         made += 1
         if made > calls:
             raise Stop
-        return evaluate_run(*arguments)
+        return evaluate_folds(*arguments)
 
     return evaluate
 
@@ -299,6 +310,58 @@ def test_evaluation_is_of_the_weights_there_are(whole: tuple[Path, dict[str, Any
     assert results == whole[1]
     assert "done before: round 1" not in output
     assert "done before: round 2 on test" in output
+
+
+def test_evaluation_is_of_the_data_there_is(
+    whole: tuple[Path, dict[str, Any]], roots: dict[str, Path], tmp_path: Path
+) -> None:
+    root, out = (Path(shutil.copytree(path, tmp_path / path.name)) for path in (roots["f30k"], whole[0]))
+    for config in out.glob("round*/config.yaml"):
+        config.write_text(config.read_text().replace(str(roots["f30k"]), str(root)))
+    captions = root / "test_caps.txt"
+    captions.write_text("".join(reversed(captions.read_text().splitlines(keepends=True))))
+    recipe = read_recipe(
+        CONFIGS / "f30k" / "vsepp", out, root, {k: str(v) for k, v in {**SMALL["vsepp"], **SHORT}.items()}
+    )
+    results = _evaluate(recipe, "cpu", Console(file=io.StringIO()))
+    assert results != whole[1]
+    expected = evaluate_run(recipe.first.run, "test")
+    assert results["round 1"]["test"]["rsum"] == expected["rsum"] != whole[1]["round 1"]["test"]["rsum"]
+    output = io.StringIO()
+    assert _evaluate(recipe, "cpu", Console(file=output)) == results
+    assert output.getvalue().count("done before") == 2
+
+
+def test_a_split_is_scored_once_for_all_its_folds(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data, folder, results, _ = finished
+    if data != "coco":
+        pytest.skip("evaluated in one way")
+    encoded = []
+    original = evaluation.EncodedPairs
+    monkeypatch.setattr(evaluation, "EncodedPairs", lambda *given: encoded.append(given) or original(*given))
+    both = evaluate_folds(folder / "round1", "testall", [5, 1], note=False)
+    assert len(encoded) == 1
+    assert both == [evaluate_run(folder / "round1", "testall", folds, note=False) for folds in (5, 1)]
+    for found, expected in zip(both, results["round 1"].values(), strict=True):
+        assert found.items() <= expected.items()
+
+
+def test_negatives_are_reranked_as_round_2_has_it(
+    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aoq_ext.training.mining.ALL_PAIRS", 0)
+    few = {"offline.top_texts": 8, "offline.top_images": 4, "epochs": 1}
+    recipe = recipe_of("scan", "f30k", roots["f30k"], tmp_path / "out", **few)
+    recipe.second.offline.rerank = 2
+    run(recipe)
+    lists = OfflineLists.load(recipe.lists)
+    assert lists.rules is not None and lists.rules["rerank"] == 2
+    expected = mine_run(recipe.first.run, 8, 4, rerank=2)
+    assert lists.fingerprint() == expected.fingerprint() != mine_run(recipe.first.run, 8, 4).fingerprint()
+    shutil.rmtree(tmp_path / "out/round2")
+    recipe.second.offline.rerank = 3
+    with pytest.raises(ConfigError, match=r"expected negatives with 3 as offline.rerank in .*negatives, got 2; delete"):
+        run(recipe)
 
 
 @pytest.mark.parametrize(

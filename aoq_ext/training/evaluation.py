@@ -40,7 +40,7 @@ def evaluate(
         embeddings = _embed(model, pairs, processes)
         metrics = partial(retrieval_metrics, *embeddings, owners.to(embeddings[0].device), folds=folds)
     else:
-        scores = ScoredSplit.encode(model, pairs).matrix(processes)
+        scores = ScoredSplit.encode(model, pairs, processes=processes).matrix(processes)
         metrics = partial(retrieval_metrics_from_scores, scores, owners, folds=folds)
     return metrics() if processes is None else processes.by_leader("evaluating", metrics)
 
@@ -59,13 +59,27 @@ def evaluate_run(
     Returns the metrics with what they were measured on: ``dataset``, ``images``, ``captions``, ``folds``, and which
     ``weights`` (of which ``epoch``). With ``resamples``, ``intervals`` as `RetrievalRanks.report` has them.
     """
+    return evaluate_folds(run, split, [folds], resamples, level, seed, note)[0]
+
+
+def evaluate_folds(
+    run: str | Path | LoadedRun,
+    split: str,
+    folds: Sequence[int],
+    resamples: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+    note: bool = True,
+) -> list[dict[str, Any]]:
+    """What `evaluate_run` returns for each number of folds; the split is encoded, and scored, once for all."""
     loaded = _loaded(run)
     _noted(RunFiles(loaded.folder).metrics)  # a damaged file is refused before the work
-    result = _measure([loaded], split, folds, None, resamples, level, seed)
-    result = {**result.pop("data"), "weights": loaded.which, "epoch": loaded.epoch, **result}
-    if note:
-        note_result(loaded.folder, split, result)
-    return result
+    results = []
+    for result in _measure([loaded], split, folds, None, resamples, level, seed):
+        results.append({**result.pop("data"), "weights": loaded.which, "epoch": loaded.epoch, **result})
+        if note:
+            note_result(loaded.folder, split, results[-1])
+    return results
 
 
 def note_result(run: str | Path, split: str, result: dict[str, Any]) -> None:
@@ -89,7 +103,7 @@ def evaluate_ensemble(
     of no single run, so no run's ``metrics.json`` notes it.
     """
     loaded = [_loaded(run) for run in runs]
-    result = _measure(loaded, split, folds, weights, resamples, level, seed)
+    (result,) = _measure(loaded, split, [folds], weights, resamples, level, seed)
     members = [{"run": str(run.folder), "weights": run.which, "epoch": run.epoch} for run in loaded]
     return {**result.pop("data"), "runs": members, "score_weights": weights and list(weights), **result}
 
@@ -97,34 +111,34 @@ def evaluate_ensemble(
 def _measure(
     runs: Sequence[LoadedRun],
     split: str,
-    folds: int,
+    folds: Sequence[int],
     weights: Sequence[float] | None,
     resamples: int,
     level: float,
     seed: int,
-) -> dict[str, Any]:
-    """The metrics of ``runs`` together, and under ``data`` what they were measured on."""
+) -> list[dict[str, Any]]:
+    """The metrics of ``runs`` together for each number of folds, and under ``data`` what they were measured on."""
     pairs = [EncodedPairs(load_split(run.config.data, split), run.vocabulary) for run in runs]
     for run, other in zip(runs[1:], pairs[1:], strict=True):
         _check_same_data(runs[0], pairs[0], run, other)
-    ranks = _ranks([run.model for run in runs], pairs, folds, weights)
+    ranks = _ranker([run.model for run in runs], pairs, weights)
     data = pairs[0].data
-    described = {"dataset": data.name, "images": len(data.images), "captions": len(data.captions), "folds": folds}
-    return {"data": described, **ranks.report(resamples, level, seed)}
+    described = {"dataset": data.name, "images": len(data.images), "captions": len(data.captions)}
+    return [
+        {"data": {**described, "folds": number}, **ranks(folds=number).report(resamples, level, seed)}
+        for number in folds
+    ]
 
 
-def _ranks(
-    models: Sequence[DualEncoder | ScoringModel],
-    pairs: Sequence[EncodedPairs],
-    folds: int,
-    weights: Sequence[float] | None,
-) -> RetrievalRanks:
-    """Of all models together; where one of them matches by scores, all are given as scores."""
+def _ranker(
+    models: Sequence[DualEncoder | ScoringModel], pairs: Sequence[EncodedPairs], weights: Sequence[float] | None
+) -> Callable[..., RetrievalRanks]:
+    """``folds`` -> ranks, of all models together; where one of them matches by scores, all are given as scores."""
     owners = torch.from_numpy(pairs[0].caption_image)
     both = list(zip(models, pairs, strict=True))
     embedded = [_embed(model, own) for model, own in both if isinstance(model, DualEncoder)]
     if len(embedded) == len(models):
-        return ranks_from_embeddings(embedded, owners.to(embedded[0][0].device), folds, weights)
+        return partial(ranks_from_embeddings, embedded, owners.to(embedded[0][0].device), weights=weights)
     rest = iter(embedded)
     scores: list[Any] = []
     for model, own in both:
@@ -133,7 +147,7 @@ def _ranks(
         else:
             images, texts = next(rest)
             scores.append((images @ texts.T).cpu())
-    return ranks_from_scores(scores, owners, folds, weights)
+    return partial(ranks_from_scores, scores, owners, weights=weights)
 
 
 def _embed(model: DualEncoder, pairs: EncodedPairs, processes: Processes | None = None) -> tuple[Tensor, Tensor]:

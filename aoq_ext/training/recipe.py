@@ -23,7 +23,7 @@ from aoq_ext.data.precomputed import splits_in
 from aoq_ext.mining.manifest import MANIFEST, OtherProblem
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
-from aoq_ext.training.evaluation import evaluate_run
+from aoq_ext.training.evaluation import evaluate_folds
 from aoq_ext.training.history import History
 from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.mining import MiningOptions, mine_run
@@ -39,7 +39,7 @@ _OWN_FLAGS = {"run": "--out", "offline.lists": "--out", "data.root": "--root"}
 _WORK = "unfinished"  # in the folder of the lists
 _COLUMNS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum")
 
-Results = dict[str, dict[str, dict[str, Any]]]  # of `evaluate_run`, by round and evaluation
+Results = dict[str, dict[str, dict[str, Any]]]  # of `evaluate_folds`, by round and evaluation
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,11 @@ def _mine(recipe: Recipe, device: str, console: Console) -> None:
             "k_text": offline.top_texts,
             "k_image": offline.top_images,
             "options": MiningOptions(work=work, on_progress=display.update),
+            "rerank": offline.rerank,
         }
         try:
             lists = mine_run(loaded, **arguments)
-        except OtherProblem:  # other weights than when it was stopped
+        except OtherProblem:  # other weights or settings than when it was stopped
             shutil.rmtree(work)
             lists = mine_run(loaded, **arguments)
     lists.save(recipe.lists)
@@ -207,46 +208,50 @@ def _mine(recipe: Recipe, device: str, console: Console) -> None:
 
 
 def _check_lists(recipe: Recipe, loaded: LoadedRun) -> None:
-    """Refuse lists of other weights or data, or shorter ones than round 2 draws from."""
+    """Refuse lists of other weights, data or rules, or shorter ones than round 2 draws from."""
     lists, offline = OfflineLists.load(recipe.lists), recipe.second.offline
     data = load_split(recipe.first.data, recipe.first.data.train_split)
-    expected = {
-        "of the weights of round 1": fingerprint_weights(loaded.model.state_dict()),
-        "of the training set": fingerprint_data(data),
-        "texts per image": min(offline.top_texts, len(data.captions)),
-        "images per text": min(offline.top_images, len(data.images)),
-    }
-    got = (lists.weights_fingerprint, lists.data_fingerprint, lists.texts.shape[1], lists.images.shape[1])
-    for (what, value), found in zip(expected.items(), got, strict=True):
-        if value != found:
+    rerank = (lists.rules or {}).get("rerank")  # None: not by scores, or of a version that did not say
+    for what, expected, got in (
+        ("of the weights of round 1", fingerprint_weights(loaded.model.state_dict()), lists.weights_fingerprint),
+        ("of the training set", fingerprint_data(data), lists.data_fingerprint),
+        ("texts per image", min(offline.top_texts, len(data.captions)), lists.texts.shape[1]),
+        ("images per text", min(offline.top_images, len(data.images)), lists.images.shape[1]),
+        ("as offline.rerank", offline.rerank, offline.rerank if rerank is None else rerank),
+    ):
+        if expected != got:
             raise ConfigError(
-                f"offline.lists: expected negatives {what if isinstance(value, str) else f'with {value} {what}'} in "
-                f"{recipe.lists}, got {'those of another' if isinstance(value, str) else found}; delete the folder to "
-                f"mine again"
+                f"offline.lists: expected negatives {what if isinstance(expected, str) else f'with {expected} {what}'} "
+                f"in {recipe.lists}, got {'those of another' if isinstance(expected, str) else got}; delete the folder "
+                f"to mine again"
             )
 
 
 def _evaluate(recipe: Recipe, device: str, console: Console) -> Results:
-    """Both rounds on every split; what was measured of the same weights is taken from the recipe's metrics.json.
+    """Both rounds on every split; what was measured of the same weights and data is taken from metrics.json.
 
-    A run's own metrics.json, which `evaluate_run` writes, has one result a split and cannot hold both of testall.
+    A run's own metrics.json, which `evaluate_folds` writes, has one result a split and cannot hold both of testall.
     """
     _announce(console, STEPS[3], "; ".join(map(str, recipe.evaluations)))
     known, results = _noted(recipe.metrics), Results()
     for step, config in zip(ROUNDS, (recipe.first, recipe.second), strict=True):
         loaded = load_run(config.run, device=device)
-        weights = fingerprint_weights(loaded.model.state_dict())
-        results[step] = {}
-        for evaluation in recipe.evaluations:
-            found = known.setdefault(step, {}).get(str(evaluation))
-            if found is not None and found["weights_fingerprint"] == weights:
-                console.print(f"done before: {step} on {evaluation}", highlight=False)
-            else:
-                found = evaluate_run(loaded, evaluation.split, evaluation.folds)
-                found["weights_fingerprint"] = weights
-                known[step][str(evaluation)] = found
-                write_bytes_atomically(recipe.metrics, json.dumps(known, indent=2).encode() + b"\n")
-            results[step][str(evaluation)] = found
+        found = known.setdefault(step, {})
+        for split in dict.fromkeys(each.split for each in recipe.evaluations):
+            of = {
+                "weights_fingerprint": fingerprint_weights(loaded.model.state_dict()),
+                "data_fingerprint": fingerprint_data(load_split(loaded.config.data, split)),
+            }
+            missing = []
+            for evaluation in (each for each in recipe.evaluations if each.split == split):
+                if of.items() <= found.get(str(evaluation), {}).items():
+                    console.print(f"done before: {step} on {evaluation}", highlight=False)
+                else:
+                    missing.append(evaluation)
+            measured = evaluate_folds(loaded, split, [each.folds for each in missing]) if missing else []
+            found |= {str(each): result | of for each, result in zip(missing, measured, strict=True)}
+            write_bytes_atomically(recipe.metrics, json.dumps(known, indent=2).encode() + b"\n")
+        results[step] = {str(evaluation): found[str(evaluation)] for evaluation in recipe.evaluations}
     return results
 
 
