@@ -427,7 +427,13 @@ def launched(arguments: list[str], world: int = 1) -> subprocess.Popen[str]:
     root = str(Path(__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, "-m", "aoq_ext", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, preexec_fn=_mind_interrupts, **pipes)
+
+
+def _mind_interrupts() -> None:
+    """Shells make their background jobs ignore them, and so would what these start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
