@@ -248,9 +248,10 @@ def _evaluate(recipe: Recipe, device: str, console: Console) -> Results:
                     console.print(f"done before: {step} on {evaluation}", highlight=False)
                 else:
                     missing.append(evaluation)
-            measured = evaluate_folds(loaded, split, [each.folds for each in missing]) if missing else []
-            found |= {str(each): result | of for each, result in zip(missing, measured, strict=True)}
-            write_bytes_atomically(recipe.metrics, json.dumps(known, indent=2).encode() + b"\n")
+            if missing:
+                measured = evaluate_folds(loaded, split, [each.folds for each in missing])
+                found |= {str(each): result | of for each, result in zip(missing, measured, strict=True)}
+                write_bytes_atomically(recipe.metrics, json.dumps(known, indent=2).encode() + b"\n")
         results[step] = {str(evaluation): found[str(evaluation)] for evaluation in recipe.evaluations}
     return results
 
