@@ -27,9 +27,10 @@ class CrossAttention(nn.Module):
     See `attention` for the mathematics and `SCAN` and `BFAN` for the sources.
 
     All pairs are computed together, in blocks. A block's intermediate results are computed again for the backward
-    pass, so memory beyond the inputs, their gradients and the scores is bounded: some fifteen times ``chunk_elements``
-    numbers, and the products of regions and words themselves where a batch has no more than ``kept_elements``.
-    Where a loss gives few pairs a gradient, as one with hardest negatives does, the backward pass computes only those.
+    pass, so memory beyond the inputs, their gradients and the scores is bounded: in one direction fifteen times
+    ``chunk_elements`` numbers, in both some twenty, and the products of regions and words themselves where a batch has
+    no more than ``kept_elements``. Where a loss gives few pairs a gradient, as one with hardest negatives does, the
+    backward pass computes only those.
 
     Padding is never read: whatever it holds, NaN included, scores and gradients are the same and its gradient is 0.
     float16 and bfloat16 features are computed with in float32.
