@@ -46,6 +46,14 @@ def write_bytes_atomically(path: str | Path, data: bytes | memoryview) -> Path:
     return write_atomically(path, lambda file: file.write(data))
 
 
+def nearest_existing(path: str | Path) -> Path:
+    """The path, or the nearest above it that is there."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
 def remove_temporaries(folder: str | Path, name: str = "*") -> None:
     """Remove what killed processes left of half-written files called ``name``, a pattern; for when none is writing."""
     for stale in Path(folder).glob(f".{name}.*.tmp"):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aoq_ext._files import nearest_existing
+
 
 class UsageError(Exception):
     """A command line that makes no sense."""
@@ -70,9 +72,7 @@ def check_folder(parser: argparse.ArgumentParser, option: str, path: Path | None
     """Before the work: an error unless files can be written into the folder ``path`` after it."""
     if path is None:
         return
-    nearest = path.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
+    nearest = nearest_existing(path)
     if not nearest.is_dir():
         parser.error(f"{option}: expected a folder, got {path}, where {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):

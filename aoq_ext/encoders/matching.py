@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -111,8 +112,10 @@ class CrossAttentionModel(MatchingModel):
         return scores
 
 
-class PairScorer(Protocol):
+class Scorer(Protocol):
     """A `MatchingModel`, or what scores as one."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def scores(self, images: Features, texts: Features) -> Tensor: ...
 
@@ -120,7 +123,7 @@ class PairScorer(Protocol):
 
 
 def quintuplet_scores(
-    model: PairScorer,
+    model: Scorer,
     image: Features,  # x, of B
     text: Features,  # y
     hard_image: Features | None = None,

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aoq_ext.encoders.feature_store import FeatureStore
-from aoq_ext.encoders.matching import Features
-
-
-class Scorer(Protocol):
-    """A `MatchingModel`, or what scores as one."""
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def scores(self, images: Features, texts: Features) -> Tensor: ...
+from aoq_ext.encoders.matching import Features, Scorer
 
 
 class PackedFeatures:

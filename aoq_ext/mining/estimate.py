@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .._files import nearest_existing
 from .embeddings import Embeddings, Source, TensorSource
 from .engine import mine_rows
 from .files import DEFAULT_MEMORY
@@ -81,7 +82,7 @@ def estimate(
         embeddings=(rows + columns) * width * item,
         lists=(rows * k + columns * (k_reverse or 0)) * _ENTRY,
         work=rows * task.depth * _KEY + sum(columns * shards.reverse_depth(n) * _KEY for n in range(shards.count)),
-        free=shutil.disk_usage(_existing(out)).free,
+        free=shutil.disk_usage(nearest_existing(out)).free,
         rate=_calibrate(task, device),
         complete=complete,
         done=done,
@@ -108,11 +109,3 @@ def _calibrate(task: MiningTask, device: torch.device) -> float:
         if warm:
             some = min(most, 2 * some)
         warm = True
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    folder = folder.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return folder

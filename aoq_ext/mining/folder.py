@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from .._files import nearest_existing
 from .manifest import MANIFEST
 from .shards import SHARDS
 from .sources import embeddings_file
@@ -22,9 +23,7 @@ def check_out(given: str | os.PathLike[str], name: str = "out") -> Path:
     if not os.fspath(given):
         raise ValueError(f"{name} must be a folder, got ''")
     folder = Path(given)
-    nearest = folder.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
+    nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise NotADirectoryError(f"{name} must be a folder, got {folder}, where {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -152,27 +152,14 @@ def _mine_by_scores(
         if getattr(options, name) is not None:
             raise ConfigError(f"{name}: expected none for a model that matches by scores, got {getattr(options, name)}")
     split = ScoredSplit.encode(model, pairs, processes=processes, folder=options.work)
-    listed = _listed_by_means(split, pairs, k_text, k_image, options, processes, factor)
-    found = rerank_listed(split, listed, options.skip, (k_text, k_image), processes, options.work, options.on_progress)
-    return tuple(part.numpy() for part in found)  # type: ignore[return-value]
-
-
-def _listed_by_means(
-    split: ScoredSplit,
-    pairs: EncodedPairs,
-    k_text: int,
-    k_image: int,
-    options: MiningOptions,
-    processes: Processes | None,
-    factor: int,
-) -> tuple[Tensor, Tensor]:
-    """Candidates: texts of each image, images of each text."""
     images, texts = (pooled(side, split.device, processes).to(split.device) for side in (split.images, split.texts))
     every = len(images) * len(texts) <= ALL_PAIRS
     wide_text = len(texts) if every else min(len(texts), factor * (k_text + options.skip))
     wide_image = len(images) if every else min(len(images), factor * (k_image + options.skip))
-    found = _mine(pairs, images, texts, wide_text, wide_image, replace(options, skip=0), processes)
-    return torch.from_numpy(found[0].astype(np.int32)), torch.from_numpy(found[2].astype(np.int32))
+    near = _mine(pairs, images, texts, wide_text, wide_image, replace(options, skip=0), processes)
+    listed = torch.from_numpy(near[0].astype(np.int32)), torch.from_numpy(near[2].astype(np.int32))
+    found = rerank_listed(split, listed, options.skip, (k_text, k_image), processes, options.work, options.on_progress)
+    return tuple(part.numpy() for part in found)  # type: ignore[return-value]
 
 
 def _mine(
