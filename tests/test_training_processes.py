@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,27 +35,25 @@ from aoq_ext.training.run import RunFiles
 ROOT = Path(__file__).parent.parent
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _start(rank: int, world: int, port: int, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(rank: int, world: int, store: str, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0",
         "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
+    # Joined once: whoever joins again and again at one address may meet the store of the last time, as it closes.
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     body(rank, *arguments)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    assert torch.distributed.is_initialized()  # a group that was there before a run is there after it
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def launch(world: int, body: Callable[..., None], *arguments: Any) -> None:
     """Run ``body(rank, *arguments)`` in so many processes; what one of them raises is raised here."""
-    mp.start_processes(_start, (world, free_port(), body, arguments), nprocs=world, start_method="spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        started = (world, f"file://{folder}/store", body, arguments)
+        mp.start_processes(_start, started, nprocs=world, start_method="spawn")
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +224,7 @@ def torchrun(world: int, *command: str) -> subprocess.CompletedProcess[str]:
     paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world)]
-    launcher += ["--master-port", str(free_port())]
+    launcher.append("--standalone")
     return subprocess.run([*launcher, *command], env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 

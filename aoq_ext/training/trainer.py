@@ -57,6 +57,9 @@ def train(
         console: where progress goes.
         on_step: called after each step with the number of steps taken so far.
 
+    Where a launcher started several processes, they are joined for the run, or stay as they are if they were joined
+    before: a program that trains more than once under one launcher calls ``init_process_group`` itself.
+
     Raises:
         ConfigError: an entry that cannot work; it is named.
         TrainingError: the loss or the weights are not finite. CollapseError: see `CollapseDetector`.
