@@ -11,7 +11,7 @@ CPP := $(shell find csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 demo: $(VENV)/installed
 	$(BIN)/aoq demo
 
-test: lint
+test: lint $(VENV)/vision/installed
 	$(BIN)/python -m pytest
 
 fuzz: $(VENV)/installed
@@ -66,4 +66,10 @@ $(VENV)/created: constraints.txt
 # Without isolation, so that a changed kernel rebuilds in seconds; `pip install .` is one of the tests.
 $(VENV)/installed: $(VENV)/created $(BUILD_INPUTS)
 	$(PIP) --no-build-isolation --editable '.[test]'
+	touch $@
+
+# The extra `vision`, for the tests alone: tests/vision_extra.py says why it is apart.
+$(VENV)/vision/installed: constraints.txt pyproject.toml | $(VENV)/installed
+	rm -rf $(@D)
+	$(PIP) --prefix $(@D) 'aoq_ext[vision]'
 	touch $@

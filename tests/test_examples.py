@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import vision_extra
 from losses import ONLINE, by_hand, make_operands
 
 import aoq_ext
@@ -27,6 +28,11 @@ def load(name):
     sys.modules[specification.name] = module  # dataclasses look their module up
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vision_libraries():
+    vision_extra.add_libraries()
 
 
 @pytest.fixture(autouse=True)
@@ -155,11 +161,11 @@ CONFIGS = {"timm-transformers": ("timm", "transformers"), "open-clip": ("open_cl
 
 
 def needs(*libraries):
-    for name in ("lightning_fabric", *libraries):
-        try:
-            importlib.import_module(name)
-        except (ImportError, RuntimeError) as error:  # a torchvision for another torch is a RuntimeError
-            pytest.skip(f"{name} cannot be imported: {error}")
+    """Skips only where a library is not installed, and fails where `make test` should have installed it."""
+    missing = [name for name in ("lightning_fabric", *libraries) if importlib.util.find_spec(name) is None]
+    if missing:
+        assert not vision_extra.FOLDER.exists(), f"{vision_extra.FOLDER} is there, but not {missing}"
+        pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 def load_few(split):
