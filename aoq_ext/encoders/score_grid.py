@@ -98,17 +98,12 @@ def _add_blocks(
 ) -> None:  # fmt: skip
     """Add to the totals the gradient of every pair's score."""
     for block, (rows, columns) in enumerate(plan.blocks(*images.norm.shape)):
-        image, text = (side.leaves() for side in plan.block(images, texts, rows, columns))
-        products = (kept[block] if kept else _products(image, text)).detach().requires_grad_()
+        image, text = plan.block(images, texts, rows, columns)
         into_image, into_text = plan.block(image_totals, text_totals, rows, columns)
-        with torch.enable_grad():
-            scores = plan.rule.every_pair(products, image, text)
-        inputs = [products, *image.tensors()[1:], *text.tensors()[1:]]
-        wanted = torch.autograd.grad(scores, inputs, gradient[rows, columns], materialize_grads=True)
-        for total, addend in zip(into_image.tensors()[1:] + into_text.tensors()[1:], wanted[1:], strict=True):
-            total += addend
-        by_product = wanted[0].flatten(2).flatten(0, 1)  # (m L, n R)
-        flat_image, flat_text = image.features.detach().flatten(0, 1), text.features.detach().flatten(0, 1)
+        products = kept[block] if kept else _products(image, text)
+        by_product = plan.rule.add_gradients(gradient[rows, columns], products, image, text, into_image, into_text)
+        by_product = by_product.flatten(2).flatten(0, 1)  # (m L, n R)
+        flat_image, flat_text = image.features.flatten(0, 1), text.features.flatten(0, 1)
         into_image.features.view(-1, flat_image.shape[1]).addmm_(by_product.mT, flat_text)
         into_text.features.add_((by_product @ flat_image).view(into_text.features.shape))
 

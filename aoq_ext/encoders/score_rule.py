@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from aoq_ext.encoders.attention import POOLINGS, relevance
+from aoq_ext import _ops
+from aoq_ext.encoders.attention import FEATURE_NORMS, FOCAL, POOLINGS, relevance
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,22 @@ class Side:
         """What a gradient is taken of."""
         return [self.features, self.norm] if self.gram is None else [self.features, self.norm, self.gram]
 
+    def at(self, dim: int) -> Queries:
+        """As queries of every context (``dim`` 0) or of the context in the same place (1)."""
+        return Queries(self.norm.unsqueeze(dim), None if self.mask is None else self.mask.unsqueeze(dim))
+
     def leaves(self) -> Side:
         """The same numbers, at the root of a graph of their own."""
         features, norm, *gram = (tensor.detach().requires_grad_() for tensor in self.tensors())
         return Side(features, norm, gram[0] if gram else None, self.mask)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """K sets of Q queries, of each of G contexts, or the same of all."""
+
+    norm: Tensor  # (G or 1, K, Q), their lengths
+    mask: Tensor | None  # (G or 1, K, Q), false where padded; None: no padding
 
 
 @dataclass(frozen=True)
@@ -66,35 +80,101 @@ class ScoreRule:
 
     def every_pair(self, products: Tensor, images: Side, texts: Side) -> Tensor:
         """products: (m, L, n, R) -> (n, m)"""
-        scores = None
+        scores = []
         if self.attends_to_regions:
-            scores = self._score(products.permute(2, 0, 1, 3), texts.norm[None], _at(texts.mask, 0), images)
+            scores.append(self._score(products.permute(_BY_REGIONS), texts.at(0), images))
         if self.attends_to_words:
-            other = self._score(products.permute(0, 2, 3, 1), images.norm[None], _at(images.mask, 0), texts).mT
-            scores = other if scores is None else scores + other
-        assert scores is not None
-        return scores
+            scores.append(self._score(products.permute(_BY_WORDS), images.at(0), texts).mT)
+        return _total(scores)
 
     def each_pair(self, products: Tensor, images: Side, texts: Side) -> Tensor:
         """products: (B, L, R) -> (B,)"""
-        scores = None
+        scores = []
         if self.attends_to_regions:
-            scores = self._score(products[:, None], texts.norm[:, None], _at(texts.mask, 1), images)
+            scores.append(self._score(products[:, None], texts.at(1), images))
         if self.attends_to_words:
-            other = self._score(products.mT[:, None], images.norm[:, None], _at(images.mask, 1), texts)
-            scores = other if scores is None else scores + other
-        assert scores is not None
-        return scores.squeeze(1)
+            scores.append(self._score(products.mT[:, None], images.at(1), texts))
+        return _total(scores).squeeze(1)
 
-    def _score(self, products: Tensor, norm: Tensor, mask: Tensor | None, context: Side) -> Tensor:
-        """products: (G, K, Q, C); norm, mask: of the queries, (G or 1, K or 1, Q) -> (G, K)"""
+    def add_gradients(
+        self, by_score: Tensor, products: Tensor, images: Side, texts: Side, into_images: Side, into_texts: Side
+    ) -> Tensor:
+        """by_score: (n, m), of `every_pair` -> the gradient of ``products``, (m, L, n, R).
+
+        That of the sides' norms and Gram matrices is added to those of ``into_images`` and ``into_texts``.
+        """
+        if not _has_kernel(products):
+            return self._add_autograd(by_score, products, images, texts, into_images, into_texts)
+        by_products = []
+        if self.attends_to_regions:
+            grad = self._add_gradient(by_score, products.permute(_BY_REGIONS), texts, images, into_texts, into_images)
+            by_products.append(grad.permute(_inverse(_BY_REGIONS)))
+        if self.attends_to_words:
+            grad = self._add_gradient(by_score.mT, products.permute(_BY_WORDS), images, texts, into_images, into_texts)
+            by_products.append(grad.permute(_inverse(_BY_WORDS)))
+        return _total(by_products)
+
+    def _score(self, products: Tensor, queries: Queries, context: Side) -> Tensor:
+        """products: (G, K, Q, C) -> (G, K)"""
         assert context.gram is not None
+        if _has_kernel(products):
+            return _ops.cross_attention(products, *self._operands(queries, context))
         relevances = relevance(
-            products.contiguous(), context.gram, norm, mask, context.mask,
+            products.contiguous(), context.gram, queries.norm, queries.mask, context.mask,
             self.feature_norm, self.lambda_softmax, self.focal,
         )  # fmt: skip
-        return POOLINGS[self.pooling](relevances, mask, self.lambda_lse)
+        return POOLINGS[self.pooling](relevances, queries.mask, self.lambda_lse)
+
+    def _operands(self, queries: Queries, context: Side) -> tuple[Any, ...]:
+        """What an operator takes beside the products."""
+        return (
+            context.gram, queries.norm, _lengths(queries.mask), _lengths(context.mask),
+            list(FEATURE_NORMS).index(self.feature_norm), self.lambda_softmax, [None, *FOCAL].index(self.focal),
+            list(POOLINGS).index(self.pooling), self.lambda_lse,
+        )  # fmt: skip
+
+    def _add_gradient(
+        self, by_score: Tensor, products: Tensor, queries: Side, context: Side, into_queries: Side, into_context: Side
+    ) -> Tensor:
+        """by_score: (G, K) -> the gradient of ``products``, (G, K, Q, C)"""
+        by_products, by_gram, by_norm = _ops.cross_attention_backward(
+            by_score, products, *self._operands(queries.at(0), context)
+        )
+        assert into_context.gram is not None
+        into_context.gram.add_(by_gram)
+        into_queries.norm.add_(by_norm[0])
+        return by_products
+
+    def _add_autograd(
+        self, by_score: Tensor, products: Tensor, images: Side, texts: Side, into_images: Side, into_texts: Side
+    ) -> Tensor:
+        """`add_gradients` where there is no kernel."""
+        products, images, texts = products.detach().requires_grad_(), images.leaves(), texts.leaves()
+        with torch.enable_grad():
+            scores = self.every_pair(products, images, texts)
+        inputs = [products, *images.tensors()[1:], *texts.tensors()[1:]]
+        wanted = torch.autograd.grad(scores, inputs, by_score, materialize_grads=True)
+        for total, addend in zip(into_images.tensors()[1:] + into_texts.tensors()[1:], wanted[1:], strict=True):
+            total += addend
+        return wanted[0]
 
 
-def _at(mask: Tensor | None, dim: int) -> Tensor | None:
-    return None if mask is None else mask.unsqueeze(dim)
+# (m, L, n, R) as contexts, sets of queries, queries and fragments.
+_BY_REGIONS = (2, 0, 1, 3)
+_BY_WORDS = (0, 2, 3, 1)
+
+
+def _inverse(permutation: tuple[int, ...]) -> list[int]:
+    return [permutation.index(dim) for dim in range(len(permutation))]
+
+
+def _has_kernel(products: Tensor) -> bool:
+    return products.device.type == "cpu" and products.dtype == torch.float32
+
+
+def _lengths(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask.sum(dim=-1)
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
