@@ -98,20 +98,10 @@ class CrossAttention(nn.Module):
             check_lengths("image_lengths", image_lengths, images)
         if not len(images) or not len(texts):
             return images.new_zeros(len(images), len(texts), dtype=_working(images).dtype)
+        chunk = self.chunk_elements or (_CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK)
+        plan = GridPlan.of(self.rule, text_lengths, chunk, self.kept_elements)
         with torch.autocast(images.device.type, enabled=False):
-            # Long texts first: texts of a block then have about the same length, and little padding is computed.
-            order = sorted(range(len(text_lengths)), key=lambda text: -text_lengths[text])
-            sorted_lengths = [text_lengths[text] for text in order]
-            permutation = torch.tensor(order, device=texts.device)
-            image_side, text_side = self._sides(
-                images,
-                texts[:, : sorted_lengths[0]].index_select(0, permutation),
-                lengths.index_select(0, permutation),
-                image_lengths,
-            )
-            chunk = self.chunk_elements or (_CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK)
-            plan = GridPlan(self.rule, sorted_lengths, chunk, self.kept_elements)
-            return grid_scores(image_side, text_side, plan).index_select(1, torch.argsort(permutation))
+            return grid_scores(_working(images), _mask(images, image_lengths), _working(texts), plan)
 
     def pairs(
         self,
@@ -130,16 +120,15 @@ class CrossAttention(nn.Module):
         if not len(images):
             return images.new_zeros(0, dtype=_working(images).dtype)
         with torch.autocast(images.device.type, enabled=False):
-            image_side, text_side = self._sides(images, texts[:, : max(text_lengths)], lengths, image_lengths)
+            texts = texts[:, : max(text_lengths)]
+            image_side = Side.of(_working(images), _mask(images, image_lengths), self.rule.attends_to_regions)
+            text_side = Side.of(_working(texts), _mask(texts, lengths), self.rule.attends_to_words)
             products = torch.bmm(text_side.features, image_side.features.mT)  # (B, L, R)
             return self.rule.each_pair(products, image_side, text_side)
 
-    def _sides(self, images: Tensor, texts: Tensor, lengths: Tensor, image_lengths: Tensor | None) -> tuple[Side, Side]:
-        image_mask = None if image_lengths is None else mask_of(image_lengths, images.shape[1])
-        return (
-            Side.of(_working(images), image_mask, self.rule.attends_to_regions),
-            Side.of(_working(texts), mask_of(lengths, texts.shape[1]), self.rule.attends_to_words),
-        )
+
+def _mask(features: Tensor, lengths: Tensor | None) -> Tensor | None:
+    return None if lengths is None else mask_of(lengths, features.shape[1])
 
 
 def _working(features: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aoq_ext.encoders.padding import mask_of
 from aoq_ext.encoders.score_rule import ScoreRule, Side
 
 _FEWEST_COLUMNS = 256  # words that a block should have, so that its matrix product runs at full speed
@@ -24,12 +26,31 @@ _SPARSE = 0.125  # of the pairs: from this on, blocks are cheaper than single pa
 
 @dataclass(frozen=True)
 class GridPlan:
-    """How to go through N images and M texts; the texts come longest first."""
+    """How to go through N images and M texts.
+
+    Long texts come first: texts of a block are then of about one length, and little padding is computed.
+    """
 
     rule: ScoreRule
-    text_lengths: list[int]
+    order: list[int]  # of the texts
+    text_lengths: list[int]  # in this order
     chunk_elements: int  # products in a block
     kept_elements: int  # products that may be kept for the backward pass
+
+    @classmethod
+    def of(cls, rule: ScoreRule, text_lengths: list[int], chunk_elements: int, kept_elements: int) -> GridPlan:
+        order = sorted(range(len(text_lengths)), key=lambda text: -text_lengths[text])
+        return cls(rule, order, [text_lengths[text] for text in order], chunk_elements, kept_elements)
+
+    def sides(self, images: Tensor, image_mask: Tensor | None, texts: Tensor, order: Tensor) -> tuple[Side, Side]:
+        longest = self.text_lengths[0]
+        text_mask = None
+        if self.text_lengths[-1] < longest:
+            text_mask = mask_of(torch.tensor(self.text_lengths, device=texts.device), longest)
+        return (
+            Side.of(images, image_mask, self.rule.attends_to_regions),
+            Side.of(texts[:, :longest].index_select(0, order), text_mask, self.rule.attends_to_words),
+        )
 
     def blocks(self, count: int, regions: int) -> Iterator[tuple[slice, slice]]:
         """Images and texts of each block of ``count`` images."""
@@ -51,50 +72,54 @@ class GridPlan:
         return images.rows(rows, images.norm.shape[1]), texts.rows(columns, self.text_lengths[columns.start])
 
 
-def grid_scores(images: Side, texts: Side, plan: GridPlan) -> Tensor:
-    """images: of N; texts: of M, longest first -> (N, M)"""
-    scores: Tensor = _Grid.apply(plan, images, texts, *images.tensors(), *texts.tensors())
+def grid_scores(images: Tensor, image_mask: Tensor | None, texts: Tensor, plan: GridPlan) -> Tensor:
+    """images: (N, R, D); image_mask: (N, R); texts: (M, L, D) -> (N, M)"""
+    scores: Tensor = _Grid.apply(plan, torch.tensor(plan.order, device=texts.device), image_mask, images, texts)
     return scores
 
 
 class _Grid(torch.autograd.Function):
-    """The sides come twice: as they are, and as the tensors that autograd is to see."""
-
     @staticmethod
-    def forward(ctx: Any, plan: GridPlan, images: Side, texts: Side, *tensors: Tensor) -> Tensor:
-        count, regions = images.norm.shape
-        keep = any(ctx.needs_input_grad) and plan.keeps(count, regions)
-        scores = images.features.new_empty(count, len(plan.text_lengths))
+    def forward(
+        ctx: Any, plan: GridPlan, order: Tensor, image_mask: Tensor | None, images: Tensor, texts: Tensor
+    ) -> Tensor:
+        image_side, text_side = plan.sides(images, image_mask, texts, order)
+        keep = any(ctx.needs_input_grad) and plan.keeps(*images.shape[:2])
+        scores = images.new_empty(len(images), len(texts))
         kept = []
-        for rows, columns in plan.blocks(count, regions):
-            image, text = plan.block(images, texts, rows, columns)
+        for rows, columns in plan.blocks(*images.shape[:2]):
+            image, text = plan.block(image_side, text_side, rows, columns)
             products = _products(image, text)
             scores[rows, columns] = plan.rule.every_pair(products, image, text)
             if keep:
                 kept.append(products)
-        ctx.plan, ctx.masks, ctx.sizes = plan, (images.mask, texts.mask), (len(images.tensors()), len(texts.tensors()))
-        ctx.save_for_backward(*tensors, *kept)
-        return scores
+        tensors = image_side.tensors(), text_side.tensors()
+        ctx.plan, ctx.masks = plan, (image_mask, text_side.mask)
+        ctx.words, ctx.sizes = texts.shape[1], [len(side) for side in tensors]
+        ctx.save_for_backward(order, *tensors[0], *tensors[1], *kept)
+        return scores.index_select(1, order.argsort())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        first, second = ctx.sizes
-        saved = ctx.saved_tensors
-        images, texts = _side(saved[:first], ctx.masks[0]), _side(saved[first : first + second], ctx.masks[1])
-        totals = [torch.zeros_like(tensor) for tensor in saved[: first + second]]
-        image_totals, text_totals = _side(totals[:first], None), _side(totals[first:], None)
+        plan, (first, second) = ctx.plan, ctx.sizes
+        order, *saved = ctx.saved_tensors
+        images = Side.from_tensors(saved[:first], ctx.masks[0])
+        texts = Side.from_tensors(saved[first : first + second], ctx.masks[1])
+        by_images, by_texts = images.zeros(), texts.zeros()
+        gradient = gradient.index_select(1, order)
         with_gradient = gradient.mT.nonzero()  # (P, 2), text and image, longest texts first
         if len(with_gradient) <= _SPARSE * gradient.numel():
-            _add_pairs(ctx.plan, images, texts, image_totals, text_totals, gradient, with_gradient)
+            _add_pairs(plan, images, texts, by_images, by_texts, gradient, with_gradient)
         else:
-            _add_blocks(ctx.plan, images, texts, image_totals, text_totals, gradient, saved[first + second :])
-        return None, None, None, *totals
+            _add_blocks(plan, images, texts, by_images, by_texts, gradient, saved[first + second :])
+        by_text = texts.gather(by_texts).index_select(0, order.argsort())
+        return None, None, None, images.gather(by_images), F.pad(by_text, (0, 0, 0, ctx.words - by_text.shape[1]))
 
 
 def _add_blocks(
     plan: GridPlan, images: Side, texts: Side, image_totals: Side, text_totals: Side, gradient: Tensor,
-    kept: tuple[Tensor, ...],
+    kept: list[Tensor],
 ) -> None:  # fmt: skip
     """Add to the totals the gradient of every pair's score."""
     for block, (rows, columns) in enumerate(plan.blocks(*images.norm.shape)):
@@ -134,11 +159,6 @@ def _add_rows(total: Tensor, index: Tensor, addend: Tensor) -> None:
         total.index_add_(0, index, addend)
     else:
         total.index_put_((index,), addend, accumulate=True)
-
-
-def _side(tensors: Any, mask: Tensor | None) -> Side:
-    features, norm, *gram = tensors
-    return Side(features, norm, gram[0] if gram else None, mask)
 
 
 def _products(images: Side, texts: Side) -> Tensor:

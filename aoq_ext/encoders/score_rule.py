@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,21 @@ class Side:
         norm = torch.linalg.vector_norm(features, dim=-1)
         return cls(features, norm, torch.bmm(features, features.mT) if context else None, mask)
 
+    def gather(self, gradient: Side) -> Tensor:
+        """The gradient by the features that `of` was given, from that by each tensor; overwrites ``gradient``'s."""
+        total = gradient.features
+        if gradient.gram is not None:
+            total.baddbmm_(gradient.gram + gradient.gram.mT, self.features)
+        by_square = (gradient.norm / self.norm).masked_fill_(self.norm == 0, 0.0)
+        total.addcmul_(self.features, by_square.unsqueeze(-1))
+        return total if self.mask is None else total.masked_fill_(~self.mask.unsqueeze(-1), 0.0)
+
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[Tensor], mask: Tensor | None) -> Side:
+        """`tensors`, put together again."""
+        features, norm, *gram = tensors
+        return cls(features, norm, gram[0] if gram else None, mask)
+
     def rows(self, index: Tensor | slice, fragments: int) -> Side:
         """The items at ``index``, without the padding beyond ``fragments``."""
         return Side(
@@ -47,8 +63,11 @@ class Side:
 
     def leaves(self) -> Side:
         """The same numbers, at the root of a graph of their own."""
-        features, norm, *gram = (tensor.detach().requires_grad_() for tensor in self.tensors())
-        return Side(features, norm, gram[0] if gram else None, self.mask)
+        return self.from_tensors([tensor.detach().requires_grad_() for tensor in self.tensors()], self.mask)
+
+    def zeros(self) -> Side:
+        """Of the same shapes, to add gradients to."""
+        return self.from_tensors([torch.zeros_like(tensor) for tensor in self.tensors()], None)
 
 
 @dataclass(frozen=True)
