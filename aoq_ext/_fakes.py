@@ -221,6 +221,16 @@ def _(
     return anchor_keys.new_empty(anchor_keys.shape), anchor_keys.new_empty(columns)
 
 
+@torch.library.register_fake("aoq::matrix_product")
+def _(left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(left.shape[0], right.shape[1])
+
+
+@torch.library.register_fake("aoq::add_matrix_product_")
+def _(into: Tensor, left: Tensor, right: Tensor) -> None:
+    return None
+
+
 @torch.library.register_fake("aoq::cross_attention")
 def _(
     products: Tensor,  # (G, K, Q, C)

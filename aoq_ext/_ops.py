@@ -101,6 +101,17 @@ def _differentiable(function: type[torch.autograd.Function], operator: Any) -> A
     return function.apply if torch.is_grad_enabled() else partial(call_operator, operator.default)
 
 
+def matrix_product(left: Tensor, right: Tensor) -> Tensor:
+    """left: (M, K); right: (K, N) -> (M, N); float32, on the CPU. Without a gradient."""
+    product: Tensor = call_operator(torch.ops.aoq.matrix_product.default, left, right)
+    return product
+
+
+def add_matrix_product_(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """into: (M, N), each row in one piece; left: (M, K); right: (K, N); float32, on the CPU. Without a gradient."""
+    call_operator(torch.ops.aoq.add_matrix_product_.default, into, left, right)
+
+
 def cross_attention(
     products: Tensor,  # (G, K, Q, C), any strides
     gram: Tensor,  # (G, C, C)

@@ -18,6 +18,7 @@ from aoq_ext.training import DataConfig, LossConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import bench_cross_attention
 from bench_step import PARTS, Laps, Steps, random_data, random_lists
 from ladder_report import LADDER, SPLITS, difference, report, spread
 
@@ -44,6 +45,17 @@ def test_the_parts_of_a_step_are_the_step(model: str, tmp_path: Path) -> None:
     assert torch.cat([gradient.flatten() for gradient in expected]).count_nonzero() > 1000
     for got in gradients.values():
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cross_attention_is_measured_against_the_loop() -> None:
+    """`measure` compares the two forms' scores and gradients itself."""
+    problem = bench_cross_attention.Problem(items=3, regions=4, words=5, width=8)
+    results = bench_cross_attention.measure(problem, rounds=2)
+    assert all(len(result.wall) == len(result.processor) == 2 for result in results.values())
+    loop, ours = bench_cross_attention.table(problem, results).splitlines()[-2:]
+    assert (
+        loop.startswith("| loop over captions |") and loop.endswith("| 1.0 | 1.0 |") and ours.startswith("| aoq_ext |")
+    )
 
 
 def test_random_negatives_are_of_other_images(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aoq_ext import _ops
 from aoq_ext.encoders.padding import mask_of
-from aoq_ext.encoders.score_rule import ScoreRule, Side
+from aoq_ext.encoders.score_rule import ScoreRule, Side, has_kernel
 
 _FEWEST_COLUMNS = 256  # words that a block should have, so that its matrix product runs at full speed
 _SPARSE = 0.125  # of the pairs: from this on, blocks are cheaper than single pairs
@@ -129,8 +130,8 @@ def _add_blocks(
         by_product = plan.rule.add_gradients(gradient[rows, columns], products, image, text, into_image, into_text)
         by_product = by_product.flatten(2).flatten(0, 1)  # (m L, n R)
         flat_image, flat_text = image.features.flatten(0, 1), text.features.flatten(0, 1)
-        into_image.features.view(-1, flat_image.shape[1]).addmm_(by_product.mT, flat_text)
-        into_text.features.add_((by_product @ flat_image).view(into_text.features.shape))
+        _add_product(into_image.features.view(flat_image.shape), by_product.mT, flat_text)
+        into_text.features.add_(_product(by_product, flat_image).view(into_text.features.shape))
 
 
 def _add_pairs(
@@ -164,4 +165,16 @@ def _add_rows(total: Tensor, index: Tensor, addend: Tensor) -> None:
 def _products(images: Side, texts: Side) -> Tensor:
     """-> (m, L, n, R): one matrix product of every word and every region"""
     (n, regions), (m, words) = images.norm.shape, texts.norm.shape
-    return (texts.features.flatten(0, 1) @ images.features.flatten(0, 1).mT).view(m, words, n, regions)
+    return _product(texts.features.flatten(0, 1), images.features.flatten(0, 1).mT).view(m, words, n, regions)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return _ops.matrix_product(left, right) if has_kernel(left) else left @ right
+
+
+def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """into += left @ right"""
+    if has_kernel(into):
+        _ops.add_matrix_product_(into, left, right)
+    else:
+        into.addmm_(left, right)

@@ -122,7 +122,7 @@ class ScoreRule:
 
         That of the sides' norms and Gram matrices is added to those of ``into_images`` and ``into_texts``.
         """
-        if not _has_kernel(products):
+        if not has_kernel(products):
             return self._add_autograd(by_score, products, images, texts, into_images, into_texts)
         by_products = []
         if self.attends_to_regions:
@@ -136,7 +136,7 @@ class ScoreRule:
     def _score(self, products: Tensor, queries: Queries, context: Side) -> Tensor:
         """products: (G, K, Q, C) -> (G, K)"""
         assert context.gram is not None
-        if _has_kernel(products):
+        if has_kernel(products):
             return _ops.cross_attention(products, *self._operands(queries, context))
         relevances = relevance(
             products.contiguous(), context.gram, queries.norm, queries.mask, context.mask,
@@ -187,7 +187,8 @@ def _inverse(permutation: tuple[int, ...]) -> list[int]:
     return [permutation.index(dim) for dim in range(len(permutation))]
 
 
-def _has_kernel(products: Tensor) -> bool:
+def has_kernel(products: Tensor) -> bool:
+    """Whether the package's operators take tensors like these; PyTorch's operations serve the others."""
     return products.device.type == "cpu" and products.dtype == torch.float32
 
 
