@@ -5,24 +5,27 @@
 Random unit features, float32, on the CPU; SCAN's t2i rule. Each form computes the score of every image and every text
 and, from a gradient of every score, those of images and texts. The loop, which the tests compare with, takes all images
 at once for each caption. The forms take turns, so that a busy machine slows both alike. Processor time is the sum over
-the threads.
+the threads; GFLOP/s count the three products of regions and words that ours makes, whatever the form does besides.
+Memory is the growth of resident memory while a form runs once more, gradients included.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
 from pathlib import Path
 
 import torch
+from bench_mining import resident_peak
 from cpuinfo import get_cpu_info  # type: ignore[import-untyped]
+from run import environment
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -73,6 +76,7 @@ def step(form: Form, images: Tensor, texts: Tensor, weight: Tensor) -> tuple[Ten
 class Result:
     wall: list[float] = field(default_factory=list)  # seconds
     processor: list[float] = field(default_factory=list)
+    memory: float = 0.0  # MiB
 
 
 def measure(problem: Problem, rounds: int) -> dict[str, Result]:
@@ -88,25 +92,33 @@ def measure(problem: Problem, rounds: int) -> dict[str, Result]:
             run()
             results[name].wall.append(time.perf_counter() - wall)
             results[name].processor.append(time.process_time() - processor)
+    for name, run in forms.items():
+        ctypes.CDLL(None).malloc_trim(0)  # memory that is free already would count as none
+        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is resident now
+        before = resident_peak()
+        run()
+        results[name].memory = resident_peak() - before
     return results
 
 
 def table(problem: Problem, results: dict[str, Result]) -> str:
     """The results as Markdown."""
     loop = results[LOOP]
+    operations = 6.0 * problem.items**2 * problem.regions * problem.words * problem.width
+    machine = environment(get_cpu_info().get("brand_raw", platform.processor()))
     lines = [
         f"{problem.items} images × {problem.items} texts, {problem.regions} regions, {problem.words} words, D = "
-        f"{problem.width}, t2i, forward and backward, float32; {torch.get_num_threads()} threads of "
-        f"{get_cpu_info().get('brand_raw', platform.processor())}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {date.today()}; {len(loop.wall)} rounds.",
+        f"{problem.width}, t2i, forward and backward, float32; {len(loop.wall)} rounds.",
+        ", ".join(f"{key} {value}" for key, value in machine.items()) + ".",
         "",
-        "| form | seconds, least | median | processor seconds, least | × loop, least | × loop, median |",
-        "|---|---|---|---|---|---|",
+        "| form | least seconds | median | processor seconds | GFLOP/s | peak MiB | × loop, least | × loop, median |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
         least, median = min(result.wall), statistics.median(result.wall)
         lines.append(
-            f"| {name} | {least:.3f} | {median:.3f} | {min(result.processor):.3f} | {min(loop.wall) / least:.1f} "
+            f"| {name} | {least:.3f} | {median:.3f} | {min(result.processor):.3f} "
+            f"| {operations / least / 1e9:.0f} | {result.memory:.0f} | {min(loop.wall) / least:.1f} "
             f"| {statistics.median(loop.wall) / median:.1f} |"
         )
     return "\n".join(lines) + "\n"
@@ -118,7 +130,7 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=36)
     parser.add_argument("--words", type=int, default=20)
     parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="write the table here as well")
     given = parser.parse_args()

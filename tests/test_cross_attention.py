@@ -197,6 +197,64 @@ def test_low_precision_is_computed_in_float32() -> None:
     assert inputs[0].grad is not None and inputs[0].grad.dtype == torch.bfloat16
 
 
+def spread_out(features: Tensor) -> list[Tensor]:
+    """The same numbers in other strides: of a feature map, of sequences that come first, of every second item."""
+    twice = features.repeat_interleave(2, dim=0)
+    return [features.mT.contiguous().mT, features.transpose(0, 1).contiguous().transpose(0, 1), twice[::2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_features_in_any_strides(direction: str, dtype: torch.dtype) -> None:
+    images, texts, lengths = batch(dtype)
+    weight = torch.randn(4, 5, dtype=dtype)
+    found = []
+    for image, text in zip([images, *spread_out(images)], [texts, *spread_out(texts)]):
+        inputs = image.detach().requires_grad_(), text.detach().requires_grad_()
+        scores = CrossAttention(direction)(*inputs, lengths)
+        found.append([scores, *torch.autograd.grad(scores, inputs, weight)])
+    for got in found[1:]:
+        torch.testing.assert_close(got, found[0])
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["blocks", "pairs"])
+def test_frozen_features_get_no_gradient(few: bool) -> None:
+    images, texts, lengths = batch()
+
+    def loss(image: Tensor, text: Tensor) -> Tensor:
+        scores = CrossAttention("both")(image, text, lengths)
+        return scores[1, 2] if few else scores.square().sum()
+
+    expected = torch.autograd.grad(loss(*(inputs := leaves(images, texts))), inputs)
+    for frozen in (0, 1):
+        one, other = leaves(images, texts)
+        (one, other)[frozen].requires_grad_(False)
+        loss(one, other).backward()
+        assert (one, other)[frozen].grad is None
+        torch.testing.assert_close((one, other)[1 - frozen].grad, expected[1 - frozen])
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["blocks", "pairs"])
+def test_the_gradient_is_as_exact_under_autocast(few: bool) -> None:
+    images, texts, lengths = batch(torch.float32)
+    found = []
+    for enabled in (False, True):
+        inputs = leaves(images, texts)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            scores = CrossAttention()(*inputs, lengths)
+            (scores[1, 2] if few else scores.sum()).backward()
+        found.append([tensor.grad for tensor in inputs])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_memory_beside_blocks_is_a_few_times_the_features() -> None:
+    """Inputs, gradients and three times the features; the rest is small here."""
+    images, texts = torch.randn(20, 6, 512), torch.randn(40, 30, 512)
+    lengths = torch.randint(10, 25, (40,))
+    features = (images.numel() + texts.numel()) / 2  # as `LiveNumbers` counts: float64s
+    assert peak_numbers(images, texts, lengths, few=False, chunk_elements=1000, kept_elements=0) <= 5.1 * features
+
+
 def test_results_are_the_same_every_time() -> None:
     images, texts, lengths = batch(torch.float32)
 

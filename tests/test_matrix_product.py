@@ -48,7 +48,6 @@ def test_empty_product(shape: tuple[int, int, int]) -> None:
     assert torch.equal(total, torch.ones(rows, columns))
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="torch's own product is taken")
 def test_product_is_the_same_on_any_number_of_threads() -> None:
     left, right = torch.randn(500, 1100), torch.randn(1100, 70)
     found = []
@@ -57,6 +56,8 @@ def test_product_is_the_same_on_any_number_of_threads() -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             found.append(_ops.matrix_product(left, right))
+            if torch.equal(found[-1], left @ right):
+                pytest.skip("this processor takes torch's product, which promises no order")
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -82,6 +83,7 @@ def test_opcheck() -> None:
         (dict(right=torch.ones(4)), "right must be a float32 matrix"),
         (dict(right=torch.ones(5, 6)), "right must have 4 rows, as left has columns"),
         (dict(into=torch.ones(3, 5)), r"into must have shape \(3, 6\), and each row in one piece"),
+        (dict(into=torch.ones(1, 6).expand(3, 6)), r"into must have shape \(3, 6\), and each row in one piece"),
         (dict(into=torch.ones(6, 3).mT), r"into must have shape \(3, 6\), and each row in one piece"),
     ],
 )

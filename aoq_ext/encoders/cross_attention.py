@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aoq_ext.encoders.attention import FEATURE_NORMS, FOCAL, POOLINGS
 from aoq_ext.encoders.padding import check_features, check_lengths, mask_of
 from aoq_ext.encoders.score_grid import GridPlan, grid_scores
-from aoq_ext.encoders.score_rule import ScoreRule, Side, has_kernel
+from aoq_ext.encoders.score_rule import ScoreRule, Side, has_cpu_kernel
 
 DIRECTIONS = ("t2i", "i2t", "both")
 # Products at a time, by default.
@@ -30,9 +30,10 @@ class CrossAttention(nn.Module):
 
     All pairs are computed together, in blocks. A block's intermediate results are computed again for the backward
     pass, so memory beyond the inputs, their gradients and the scores is bounded: in one direction fifteen times
-    ``chunk_elements`` numbers, in both some twenty; a copy of the features, in the order that matrix products read
-    them; and the products of regions and words themselves where a batch has no more than ``kept_elements``. Where a
-    loss gives few pairs a gradient, as one with hardest negatives does, the backward pass computes only those.
+    ``chunk_elements`` numbers, in both some twenty; three times the features, for copies without padding, sums of
+    gradients and what a matrix product packs; and the products of regions and words themselves where a batch has no
+    more than ``kept_elements``. Where a loss gives few pairs a gradient, as one with hardest negatives does, the
+    backward pass computes only those.
 
     Padding is never read: whatever it holds, NaN included, scores and gradients are the same and its gradient is 0.
     float16 and bfloat16 features are computed with in float32.
@@ -131,7 +132,7 @@ class CrossAttention(nn.Module):
 
 
 def _usual_chunk(images: Tensor) -> int:
-    if has_kernel(images):
+    if has_cpu_kernel(images):
         return _KERNEL_CHUNK
     return _CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aoq_ext import _ops
 from aoq_ext.encoders.padding import mask_of
-from aoq_ext.encoders.score_rule import ScoreRule, Side, has_kernel
+from aoq_ext.encoders.score_rule import ScoreRule, Side, has_cpu_kernel
 
 _FEWEST_COLUMNS = 256  # words that a block should have, so that its matrix product runs at full speed
 _SPARSE = 0.125  # of the pairs: from this on, blocks are cheaper than single pairs
@@ -108,21 +107,36 @@ class _Grid(torch.autograd.Function):
         images = Side.from_tensors(saved[:first], ctx.masks[0])
         texts = Side.from_tensors(saved[first : first + second], ctx.masks[1])
         by_images, by_texts = images.zeros(), texts.zeros()
+        *_, wants_images, wants_texts = ctx.needs_input_grad
         gradient = gradient.index_select(1, order)
         with_gradient = gradient.mT.nonzero()  # (P, 2), text and image, longest texts first
-        if len(with_gradient) <= _SPARSE * gradient.numel():
-            _add_pairs(plan, images, texts, by_images, by_texts, gradient, with_gradient)
-        else:
-            _add_blocks(plan, images, texts, by_images, by_texts, gradient, saved[first + second :])
-        by_text = texts.gather(by_texts).index_select(0, order.argsort())
-        return None, None, None, images.gather(by_images), F.pad(by_text, (0, 0, 0, ctx.words - by_text.shape[1]))
+        with torch.autocast(gradient.device.type, enabled=False):
+            if len(with_gradient) <= _SPARSE * gradient.numel():
+                _add_pairs(plan, images, texts, by_images, by_texts, gradient, with_gradient)
+            else:
+                kept = saved[first + second :]
+                _add_blocks(plan, images, texts, by_images, by_texts, gradient, kept, wants_images, wants_texts)
+        return (
+            None, None, None,
+            images.gather(by_images) if wants_images else None,
+            _put_back(texts.gather(by_texts), order, ctx.words) if wants_texts else None,
+        )  # fmt: skip
+
+
+def _put_back(rows: Tensor, order: Tensor, size: int) -> Tensor:
+    """rows: (M, l, D), in ``order`` -> (M, size, D), as they were, with zeros beyond l"""
+    if rows.shape[1] == size:
+        return rows.index_select(0, order.argsort())
+    whole = rows.new_zeros(len(rows), size, rows.shape[2])
+    whole[:, : rows.shape[1]].index_copy_(0, order, rows)
+    return whole
 
 
 def _add_blocks(
     plan: GridPlan, images: Side, texts: Side, image_totals: Side, text_totals: Side, gradient: Tensor,
-    kept: list[Tensor],
+    kept: list[Tensor], wants_images: bool, wants_texts: bool,
 ) -> None:  # fmt: skip
-    """Add to the totals the gradient of every pair's score."""
+    """Add to the totals the gradient of every pair's score; to the features' where they are wanted."""
     for block, (rows, columns) in enumerate(plan.blocks(*images.norm.shape)):
         image, text = plan.block(images, texts, rows, columns)
         into_image, into_text = plan.block(image_totals, text_totals, rows, columns)
@@ -130,8 +144,10 @@ def _add_blocks(
         by_product = plan.rule.add_gradients(gradient[rows, columns], products, image, text, into_image, into_text)
         by_product = by_product.flatten(2).flatten(0, 1)  # (m L, n R)
         flat_image, flat_text = image.features.flatten(0, 1), text.features.flatten(0, 1)
-        _add_product(into_image.features.view(flat_image.shape), by_product.mT, flat_text)
-        into_text.features.add_(_product(by_product, flat_image).view(into_text.features.shape))
+        if wants_images:
+            _add_product(into_image.features.view(flat_image.shape), by_product.mT, flat_text)
+        if wants_texts:
+            into_text.features.add_(_product(by_product, flat_image).view(into_text.features.shape))
 
 
 def _add_pairs(
@@ -169,12 +185,12 @@ def _products(images: Side, texts: Side) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    return _ops.matrix_product(left, right) if has_kernel(left) else left @ right
+    return _ops.matrix_product(left, right) if has_cpu_kernel(left) else left @ right
 
 
 def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
     """into += left @ right"""
-    if has_kernel(into):
+    if has_cpu_kernel(into):
         _ops.add_matrix_product_(into, left, right)
     else:
         into.addmm_(left, right)

@@ -24,8 +24,9 @@ class Side:
 
     @classmethod
     def of(cls, features: Tensor, mask: Tensor | None, context: bool) -> Side:
-        if mask is not None:
-            features = features.masked_fill(~mask.unsqueeze(-1), 0.0)
+        features = (
+            features.contiguous() if mask is None else features.masked_fill(~mask.unsqueeze(-1), 0.0).contiguous()
+        )
         norm = torch.linalg.vector_norm(features, dim=-1)
         return cls(features, norm, torch.bmm(features, features.mT) if context else None, mask)
 
@@ -122,7 +123,7 @@ class ScoreRule:
 
         That of the sides' norms and Gram matrices is added to those of ``into_images`` and ``into_texts``.
         """
-        if not has_kernel(products):
+        if not has_cpu_kernel(products):
             return self._add_autograd(by_score, products, images, texts, into_images, into_texts)
         by_products = []
         if self.attends_to_regions:
@@ -136,7 +137,7 @@ class ScoreRule:
     def _score(self, products: Tensor, queries: Queries, context: Side) -> Tensor:
         """products: (G, K, Q, C) -> (G, K)"""
         assert context.gram is not None
-        if has_kernel(products):
+        if has_cpu_kernel(products):
             return _ops.cross_attention(products, *self._operands(queries, context))
         relevances = relevance(
             products.contiguous(), context.gram, queries.norm, queries.mask, context.mask,
@@ -187,7 +188,7 @@ def _inverse(permutation: tuple[int, ...]) -> list[int]:
     return [permutation.index(dim) for dim in range(len(permutation))]
 
 
-def has_kernel(products: Tensor) -> bool:
+def has_cpu_kernel(products: Tensor) -> bool:
     """Whether the package's operators take tensors like these; PyTorch's operations serve the others."""
     return products.device.type == "cpu" and products.dtype == torch.float32
 

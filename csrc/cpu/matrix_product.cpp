@@ -65,7 +65,9 @@ Tensor matrix_product(Tensor left, Tensor right) {
 void add_matrix_product_(Tensor into, Tensor left, Tensor right) {
   check_matrix(into, "into"), check_matrix(left, "left"), check_matrix(right, "right");
   STD_TORCH_CHECK(left.size(1) == right.size(0), "right must have ", left.size(1), " rows, as left has columns");
-  STD_TORCH_CHECK(into.size(0) == left.size(0) && into.size(1) == right.size(1) && into.stride(1) == 1,
+  const bool dense_rows = into.size(1) <= 1 || into.stride(1) == 1;
+  const bool own_rows = into.size(0) <= 1 || into.stride(0) >= into.size(1);
+  STD_TORCH_CHECK(into.size(0) == left.size(0) && into.size(1) == right.size(1) && dense_rows && own_rows,
                   "into must have shape (", left.size(0), ", ", right.size(1), "), and each row in one piece");
   multiply(into, left, right, true);
 }
