@@ -24,9 +24,9 @@ class Side:
 
     @classmethod
     def of(cls, features: Tensor, mask: Tensor | None, context: bool) -> Side:
-        features = (
-            features.contiguous() if mask is None else features.masked_fill(~mask.unsqueeze(-1), 0.0).contiguous()
-        )
+        if mask is not None:
+            features = features.masked_fill(~mask.unsqueeze(-1), 0.0)
+        features = features.contiguous()
         norm = torch.linalg.vector_norm(features, dim=-1)
         return cls(features, norm, torch.bmm(features, features.mT) if context else None, mask)
 
