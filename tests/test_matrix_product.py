@@ -14,6 +14,11 @@ from aoq_ext import _ops
 SHAPES = [(1, 1, 1), (12, 1024, 32), (13, 33, 33), (11, 1025, 31), (193, 40, 65), (25, 2049, 7), (400, 17, 1)]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def layouts(matrix: Tensor) -> list[Tensor]:
     """The same numbers by rows, by columns, as part of a larger matrix, and in no order that is dense."""
     rows, columns = matrix.shape

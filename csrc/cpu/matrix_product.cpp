@@ -16,7 +16,7 @@ void check_matrix(const Tensor& matrix, const char* name) {
   STD_TORCH_CHECK(matrix.dim() == 2 && matrix.scalar_type() == ScalarType::Float, name, " must be a float32 matrix");
 }
 
-// Packed as one panel after the other, either way.
+// With its rows or its columns in one piece, as packing reads them.
 Tensor dense(const Tensor& matrix) {
   return matrix.stride(0) == 1 || matrix.stride(1) == 1 ? matrix : torch::stable::contiguous(matrix);
 }
