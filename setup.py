@@ -15,9 +15,9 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_backend"))
+from find_cuda import cuda_architectures, find_nvcc
 from find_torch import MINIMUM_TORCH, find_torch, is_too_old
 
-DEFAULT_CUDA_ARCHS = "80;90a"  # where no GPU says which: 80 runs on 86 and 89 too, and is translated for later ones
 GIBIBYTES_PER_JOB = 2.0  # what one compiler process takes at most
 
 
@@ -99,42 +99,6 @@ def find_compiler() -> str:
     raise SystemExit(
         "aoq_ext: no C++ compiler was found; install g++ 11 or later (Debian: `apt install g++`) or set CXX."
     )
-
-
-def find_nvcc() -> str | None:
-    """The CUDA compiler: $CUDACXX, else $CUDA_HOME/bin, /usr/local/cuda/bin, the path."""
-    if chosen := os.environ.get("CUDACXX"):
-        if path := shutil.which(chosen):
-            return path
-        raise SystemExit(f"aoq_ext: CUDACXX must name an nvcc that can be run, got {chosen!r}.")
-    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    return shutil.which(f"{home}/bin/nvcc") or shutil.which("nvcc")
-
-
-def cuda_architectures() -> tuple[str, str]:
-    """Architectures to compile for, or '' and the reason why none."""
-    if os.environ.get("AOQ_BUILD_CUDA") == "0":
-        return "", "AOQ_BUILD_CUDA=0"
-    if find_nvcc() is None:
-        if os.environ.get("AOQ_REQUIRE_CUDA") == "1":
-            raise SystemExit("aoq_ext: AOQ_REQUIRE_CUDA=1, but nvcc was not found; install the CUDA toolkit.")
-        return "", "nvcc was not found"
-    if given := os.environ.get("AOQ_CUDA_ARCHS"):
-        if not re.fullmatch(r"\d{2,3}[af]?([;, ]\d{2,3}[af]?)*", given):
-            raise SystemExit(f"aoq_ext: AOQ_CUDA_ARCHS must look like '80;90a', got {given!r}.")
-        return re.sub("[, ]", ";", given), ""
-    return local_architectures() or DEFAULT_CUDA_ARCHS, ""
-
-
-def local_architectures() -> str:
-    """The compute capabilities of this machine's GPUs, '' without a GPU."""
-    try:
-        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    found = sorted({line.strip().replace(".", "") for line in answer.splitlines() if line.strip()})
-    return ";".join("90a" if capability == "90" else capability for capability in found)
 
 
 def parallel_jobs() -> int:

@@ -30,9 +30,18 @@ def allows_tf32(tensor: Tensor) -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def _has_cuda_kernel(device: int) -> bool:
-    compiled = [int(number) for number in re.findall(r"\d+", BUILD_FACTS["cuda_architectures"])]
-    major, minor = torch.cuda.get_device_capability(device)
-    return bool(compiled) and 10 * major + minor >= min(compiled)  # later devices translate the kernels themselves
+    capability = torch.cuda.get_device_capability(device)
+    return any(_runs_on(name, capability) for name in BUILD_FACTS["cuda_architectures"].split(";") if name)
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether a device runs what was compiled for an architecture: ``90a`` on 9.0 alone, ``100f`` on 10.x from 10.0,
+    and others on every later device, which translates it."""
+    number, suffix = re.fullmatch(r"(\d+)([af]?)(?:-virtual)?", architecture).groups()  # type: ignore[union-attr]
+    compiled = divmod(int(number), 10)
+    if suffix == "a":
+        return capability == compiled
+    return capability >= compiled and (suffix != "f" or capability[0] == compiled[0])
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -69,7 +69,8 @@ def _check_cuda() -> Finding:
         detail = f"{torch.cuda.get_device_name()} (sm_{capability}); CUDA compiled: {compiled}"
         device = torch.device("cuda", torch.cuda.current_device())
         if not _ops.has_kernel(torch.empty(0, device=device)):
-            cure = f"AOQ_CUDA_ARCHS={capability} pip install --force-reinstall --no-deps . (with nvcc at hand)"
+            again = f"AOQ_CUDA_ARCHS={capability} pip install --force-reinstall --no-deps . (with nvcc at hand)"
+            cure = again if int(capability) >= 80 else "none: the kernels need sm_80 or later"
             return Finding("CUDA", "note", f"{detail}; the losses run in plain PyTorch on this GPU", cure)
         found = _compare_with_reference("CUDA", device)
         return found._replace(detail=f"{detail}; kernels {found.detail}")
