@@ -100,6 +100,21 @@ def test_graph_of_the_score_form(device):
     assert same(captured, run([score.requires_grad_() for score in fresh]))
 
 
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize("online", ONLINE)
+def test_compiled_into_graphs(mode, online, device):
+    """Inductor warms up, captures and replays; eager steps between them keep memory of their own."""
+    torch.compiler.reset()
+    loss_fn = torch.compile(
+        lambda *rows: functional.adaptive_quintuplet_loss(*rows, online=online), fullgraph=True, mode=mode
+    )
+    for seed in range(6):
+        leaves = leaves_of(130, 24, device, seed=seed)
+        loss = loss_fn(*leaves)
+        assert same([loss.detach(), *torch.autograd.grad(loss, leaves)], step(leaves, online=online))
+        step(leaves_of(130 * (seed + 2), 24, device), online=online)
+
+
 @pytest.mark.parametrize("online", ONLINE)
 def test_another_stream_is_waited_for_and_used(online, device):
     """Inputs that a slow kernel of the current stream is still to write."""
@@ -267,7 +282,8 @@ def test_bitwise_equal_beside_a_busy_stream_and_with_little_memory(online, devic
 
 
 def test_peak_memory_is_a_few_numbers_a_pair(device):
-    """Forward and backward beyond inputs and gradients, on a stream that has kept nothing; S would be 64 KiB a pair."""
+    """Forward and backward beyond inputs and gradients; S would be 64 KiB a pair. A stream keeps 32 bytes a pair more,
+    which torch does not count."""
     count = 32_768
     leaves = leaves_of(count, 64, device, dtype=torch.bfloat16)
     torch.cuda.synchronize(device)
@@ -278,9 +294,7 @@ def test_peak_memory_is_a_few_numbers_a_pair(device):
         grads = step(leaves)[1:]
     torch.cuda.synchronize(device)
     extra = torch.cuda.max_memory_allocated(device) - before - sum(grad.nbytes for grad in grads)
-    assert (
-        extra <= 160 * count + 64 * 1024
-    )  # the aim of 64 is in the benchmark's table; and the rounding of small blocks
+    assert extra <= 128 * count + 64 * 1024  # the rounding of small blocks
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")

@@ -8,8 +8,10 @@
 
 namespace aoq::cuda {
 
-// Held while an operator launches its kernels: one at a time for a stream. Memory that is not released as clean,
-// because a launch failed, is not used again. A graph that is being captured gets memory of its own, cleared by a node.
+// Held while an operator launches its kernels: one at a time for a stream, whose memory is CUDA's own. (Torch's would
+// not do: what is allocated through it while inductor warms a graph up belongs to that graph.) Memory that is not
+// released as clean, because a launch failed, is not used again. Where CUDA has none to give, and in a graph that is
+// being captured, the pass gets memory of torch's, cleared first.
 class WorkspaceLease {
  public:
   WorkspaceLease(const DeviceScope& scope, int64_t rows, int64_t columns);
@@ -21,11 +23,12 @@ class WorkspaceLease {
   void release_clean() { clean_ = true; }
 
  private:
-  struct Slot;
+  class Slot;
   static Slot& slot_of(const DeviceScope& scope);
 
-  Slot* slot_ = nullptr;  // locked; null under capture
-  std::optional<Tensor> memory_;
+  cudaStream_t stream_;
+  Slot* slot_ = nullptr;  // locked; null where the memory is the pass's own
+  std::optional<Tensor> own_memory_;
   device::Workspace workspace_;
   bool clean_ = false;
 };
