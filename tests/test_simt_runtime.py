@@ -169,6 +169,12 @@ def test_misuse_is_an_error(faults, fault):
         assert grid_sum(faults, "sum", seed) == VALUES.sum()
 
 
+def test_a_launch_takes_no_more_shared_memory_than_the_kernel_declares(faults):
+    """The limit of a kernel is set from its declaration, the same for every launch."""
+    with pytest.raises(RuntimeError, match="a launch with 1025 bytes of shared memory; the kernel declares 1024"):
+        faults.run("more_shared_memory_than_declared")
+
+
 def test_errors_name_the_place(faults):
     lines = Path(simt.__file__).with_name("bind_faults.cpp").read_text().splitlines()
     line = next(i for i, text in enumerate(lines, 1) if "ballot(true, kLowerHalf)" in text)

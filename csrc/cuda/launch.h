@@ -2,10 +2,26 @@
 //   struct Kernel {
 //     using Params = …;                           // pointers, sizes, strides
 //     static constexpr int kThreads = …;          // of a block; whole warps
+//     static constexpr int kSharedBytes = …;      // the most that a launch takes
 //     AOQ_DEVICE static void run(const Params&);
 //   };
 // launch<Kernel>(blocks, shared_bytes, stream, params) throws where the launch itself fails; no blocks, no launch.
 #pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+
+namespace aoq::cuda {
+
+template <class Kernel>
+void check_shared(size_t shared_bytes) {
+  if (shared_bytes <= size_t(Kernel::kSharedBytes)) return;
+  throw std::runtime_error("aoq_ext: a launch with " + std::to_string(shared_bytes) +
+                           " bytes of shared memory; the kernel declares " + std::to_string(Kernel::kSharedBytes));
+}
+
+}  // namespace aoq::cuda
 
 #if defined(AOQ_SIMT)
 
@@ -15,10 +31,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <typeinfo>
 
 namespace aoq::cuda {
@@ -56,9 +69,9 @@ void launch(int64_t blocks, size_t shared_bytes, Stream stream, const typename K
   }
   const void* kernel = reinterpret_cast<const void*>(&entry<Kernel>);
   const char* name = typeid(Kernel).name();
-  if (shared_bytes > kDefaultShared) {
-    const auto bytes = static_cast<int>(shared_bytes);
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
+  check_shared<Kernel>(shared_bytes);
+  if (shared_bytes > kDefaultShared) {  // what is set is the same for every launch: threads launch at the same time
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::kSharedBytes), name);
   }
   void* arguments[] = {const_cast<typename Kernel::Params*>(&params)};
   check(cudaLaunchKernel(kernel, static_cast<unsigned>(blocks), Kernel::kThreads, arguments, shared_bytes, stream),

@@ -88,6 +88,8 @@ struct GuessKernel {
   using Shared = SelectShared<kThreads>;
   static constexpr int kScoresOffset = (int(sizeof(Shared)) + 15) / 16 * 16;
 
+  static constexpr int kSharedBytes = kScoresOffset + int(kMostSampled * sizeof(float));
+
   static int64_t shared_bytes(const Params& p) { return kScoresOffset + p.places.count * int64_t(sizeof(float)); }
 
   AOQ_DEVICE static void run(const Params& p) {

@@ -25,6 +25,7 @@ struct MergeKernel {
 
   // The line's row is converted once, unless it is very long; where it was, the list is sorted later.
   static constexpr int64_t kMostConverted = kMostListed;
+  static constexpr int kSharedBytes = kListOffset + int(kMostListed * sizeof(TopKKey));
 
   static int64_t shared_bytes(const Params& p) {
     static_assert(sizeof(double) == sizeof(TopKKey));

@@ -20,7 +20,7 @@ struct GridSum {
     float* total;
   };
   static constexpr int kThreads = 64;
-  static constexpr int kSharedFloats = kThreads + 1;
+  static constexpr int kSharedBytes = (kThreads + 1) * sizeof(float);
 
   AOQ_DEVICE static void run(const Params& p) {
     auto* shared = reinterpret_cast<float*>(shared_memory());
@@ -49,7 +49,7 @@ template <Fault kFault>
 static void launch_grid_sum(simt::Call& call) {
   using Kernel = GridSum<kFault>;
   const int64_t blocks = call.shape("values")[0] / Kernel::kThreads;
-  cuda::launch<Kernel>(blocks, Kernel::kSharedFloats * sizeof(float), call.schedule(),
+  cuda::launch<Kernel>(blocks, Kernel::kSharedBytes, call.schedule(),
                        {call.input<float>("values"), call.output<float>("partial", {blocks}),
                         call.in_out<uint32_t>("ticket"), call.output<float>("total", {1})});
 }
@@ -71,6 +71,7 @@ struct Pipeline {
   };
   static constexpr int kThreads = 32;
   static constexpr int kTile = 4 * kThreads;
+  static constexpr int kSharedBytes = 2 * kTile * sizeof(float);
 
   AOQ_DEVICE static void start_copy(const Params& p, int tile) {
     if (tile < p.tiles) {
@@ -100,7 +101,7 @@ template <int kWait, bool kBarrierBefore, bool kBarrierAfter>
 static void launch_pipeline(simt::Call& call) {
   using Kernel = Pipeline<kWait, kBarrierBefore, kBarrierAfter>;
   const auto tiles = static_cast<int>(call.shape("values")[0]);
-  cuda::launch<Kernel>(1, 2 * Kernel::kTile * sizeof(float), call.schedule(),
+  cuda::launch<Kernel>(1, Kernel::kSharedBytes, call.schedule(),
                        {call.input<float>("values"), call.output<float>("reversed", {tiles, Kernel::kTile}), tiles});
 }
 
@@ -109,15 +110,15 @@ AOQ_SIMT_BINDING(pipeline_that_waits_for_too_little) { launch_pipeline<2, true, 
 AOQ_SIMT_BINDING(pipeline_without_barrier_before) { launch_pipeline<1, false, true>(call); }
 AOQ_SIMT_BINDING(pipeline_without_barrier_after) { launch_pipeline<1, true, false>(call); }
 
-// What breaks a rule at once. Each is a kernel of one warp or two, with shared memory of kBytes bytes, `word` in global
-// memory and a `fault` that says what to do.
+// What breaks a rule at once. Each is a kernel of one warp or two, with shared memory of kSharedBytes bytes, `word` in
+// global memory and a `fault` that says what to do.
 struct Misuse {
   struct Params {
     int64_t fault;
     uint64_t* word;
   };
   static constexpr int kThreads = 64;
-  static constexpr size_t kBytes = 1024;
+  static constexpr int kSharedBytes = 1024;
 
   AOQ_DEVICE static void run(const Params& p) {
     constexpr unsigned kLowerHalf = 0xffff;
@@ -163,7 +164,12 @@ struct Misuse {
 };
 
 AOQ_SIMT_BINDING(misuse) {
-  cuda::launch<Misuse>(2, Misuse::kBytes, call.schedule(), {call.integer("fault"), call.in_out<uint64_t>("word")});
+  cuda::launch<Misuse>(2, Misuse::kSharedBytes, call.schedule(),
+                       {call.integer("fault"), call.in_out<uint64_t>("word")});
+}
+
+AOQ_SIMT_BINDING(more_shared_memory_than_declared) {
+  cuda::launch<Misuse>(1, Misuse::kSharedBytes + 1, call.schedule(), {});
 }
 
 // Each lane writes to shared memory what its neighbour reads; only a sync_warp between the two orders them.
@@ -173,6 +179,7 @@ struct Neighbours {
     int* result;  // (32,)
   };
   static constexpr int kThreads = 32;
+  static constexpr int kSharedBytes = kThreads * sizeof(int);
   AOQ_DEVICE static void run(const Params& p) {
     auto* shared = reinterpret_cast<int*>(shared_memory());
     shared[lane_index()] = lane_index();
@@ -184,7 +191,8 @@ struct Neighbours {
 
 template <bool kSync>
 static void launch_neighbours(simt::Call& call) {
-  cuda::launch<Neighbours<kSync>>(1, 32 * sizeof(int), call.schedule(), {call.output<int>("result", {32})});
+  cuda::launch<Neighbours<kSync>>(1, Neighbours<kSync>::kSharedBytes, call.schedule(),
+                                  {call.output<int>("result", {32})});
 }
 
 AOQ_SIMT_BINDING(neighbours) { launch_neighbours<true>(call); }

@@ -15,6 +15,7 @@ struct LaneExchange {
     int64_t* wide;  // (32,): a 64-bit value of the lane above
   };
   static constexpr int kThreads = 32;
+  static constexpr int kSharedBytes = 0;
   AOQ_DEVICE static void run(const Params& p) {
     constexpr unsigned kEven = 0x55555555;
     const int lane = lane_index();
@@ -44,6 +45,7 @@ struct Histogram {
     uint32_t buckets;
   };
   static constexpr int kThreads = 64;
+  static constexpr int kSharedBytes = 0;
   AOQ_DEVICE static void run(const Params& p) {
     const uint32_t word = p.words[block_index() * kThreads + thread_index()];
     atomic_add(&p.counts[word % p.buckets], 1);
@@ -73,6 +75,7 @@ struct Product {
   static constexpr int kStepBytes = 32;
   static constexpr int kRows = 16 + 8;
   static constexpr int kBufferBytes = kRows * kStepBytes;
+  static constexpr int kSharedBytes = 2 * kBufferBytes;
 
   AOQ_DEVICE static void start_copies(const Params& p, int step) {
     char* buffer = shared_memory() + step % 2 * kBufferBytes;
@@ -115,7 +118,7 @@ template <Format kFormat>
 static void launch_product(simt::Call& call) {
   const auto bytes = static_cast<int>(call.shape("a")[1]);
   cuda::launch<Product<kFormat>>(
-      1, 2 * Product<kFormat>::kBufferBytes, call.schedule(),
+      1, Product<kFormat>::kSharedBytes, call.schedule(),
       {call.input<char>("a"), call.input<char>("b"), call.output<float>("product", {16, 8}), bytes});
 }
 
@@ -134,6 +137,7 @@ struct Conversions {
     float* greater;  // of the value and its right neighbour
   };
   static constexpr int kThreads = 32;
+  static constexpr int kSharedBytes = 0;
   AOQ_DEVICE static void run(const Params& p) {
     const int64_t i = int64_t{block_index()} * kThreads + thread_index();
     p.to_half[i] = float_to_half(p.values[i]);
