@@ -17,9 +17,13 @@ inline void check_floating(const Tensor& tensor, const char* name) {
                   name, " must be float32, float16, bfloat16 or float64");
 }
 
+inline void check_device(const Tensor& tensor, const Tensor& model, const char* name, const char* model_name) {
+  STD_TORCH_CHECK(tensor.device() == model.device(), name, " must be on the device of ", model_name);
+}
+
 inline void check_like(const Tensor& tensor, const Tensor& model, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == model.scalar_type(), name, " must have the dtype of image");
-  STD_TORCH_CHECK(tensor.device() == model.device(), name, " must be on the device of image");
+  check_device(tensor, model, name, "image");
 }
 
 inline void check_vector(const Tensor& tensor, int64_t length, ScalarType dtype, const char* name) {

@@ -23,17 +23,18 @@ inline void check_rows(const Tensor& rows, const char* name) {
   STD_TORCH_CHECK(rows.dim() == 2 && rows.size(1) > 0, name, " must have shape (rows, D) with D ≥ 1");
 }
 
-inline void check_keys(const Tensor& keys, int64_t rows, const char* name) {
+inline void check_keys(const Tensor& keys, const TileArguments& given, int64_t rows, const char* name) {
   STD_TORCH_CHECK(keys.dim() == 2 && keys.size(0) == rows && keys.size(1) > 0, name, " must have shape (", rows,
                   ", k) with k ≥ 1");
   STD_TORCH_CHECK(keys.scalar_type() == ScalarType::Long, name, " must be int64");
+  check_device(keys, given.anchors, name, "anchors");
 }
 
 inline void check_optional(const std::optional<Tensor>& tensor, const TileArguments& given, int64_t length,
                            ScalarType dtype, const char* name) {
   if (!tensor) return;
   check_vector(*tensor, length, dtype, name);
-  STD_TORCH_CHECK(tensor->device() == given.anchors.device(), name, " must be on the device of anchors");
+  check_device(*tensor, given.anchors, name, "anchors");
 }
 
 // Offsets are not read here, for they may be on a GPU: that they rise and stay within the labels is for the caller.
@@ -42,7 +43,7 @@ inline void check_labels(const std::optional<Tensor>& labels, const std::optiona
   STD_TORCH_CHECK(labels.has_value() == offsets.has_value(), name, " and their offsets must be given together");
   if (!labels) return;
   STD_TORCH_CHECK(labels->dim() == 1 && labels->scalar_type() == ScalarType::Long, name, " must be a vector of int64");
-  STD_TORCH_CHECK(labels->device() == given.anchors.device(), name, " must be on the device of anchors");
+  check_device(*labels, given.anchors, name, "anchors");
   check_optional(offsets, given, rows + 1, ScalarType::Long, name);
 }
 
@@ -57,10 +58,10 @@ inline void check_tile(const TileArguments& given) {
   check_rows(candidates, "candidates");
   STD_TORCH_CHECK(candidates.size(1) == anchors.size(1), "candidates must have the D of anchors");
   STD_TORCH_CHECK(candidates.scalar_type() == anchors.scalar_type(), "candidates must have the dtype of anchors");
-  STD_TORCH_CHECK(candidates.device() == anchors.device(), "candidates must be on the device of anchors");
+  check_device(candidates, anchors, "candidates", "anchors");
   const int64_t n = anchors.size(0), m = candidates.size(0);
-  check_keys(given.anchor_keys, n, "anchor_keys");
-  if (given.candidate_keys) check_keys(*given.candidate_keys, m, "candidate_keys");
+  check_keys(given.anchor_keys, given, n, "anchor_keys");
+  if (given.candidate_keys) check_keys(*given.candidate_keys, given, m, "candidate_keys");
   check_first(given.first_anchor, n, "first_anchor");
   check_first(given.first_candidate, m, "first_candidate");
   STD_TORCH_CHECK(given.anchor_ids.has_value() == given.candidate_ids.has_value(),

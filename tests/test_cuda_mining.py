@@ -4,6 +4,7 @@ Run with ``pytest --device cuda``. The kernels' own tests are in test_simt_minin
 """
 
 import itertools
+import threading
 
 import pytest
 import torch
@@ -74,6 +75,41 @@ def test_sizes(n, m, width, dtype, arithmetic, device):
 @pytest.mark.parametrize("k", [1, 100, 2000, 4096, 8192])
 def test_lists_of_any_length(k, device):
     check(device, Side(clustered(40, 64, torch.bfloat16, 0)), Side(clustered(10_000, 64, torch.bfloat16, 1)), k, 30)
+
+
+def test_threads_with_lists_of_different_lengths(device):
+    """Each launch of the merge takes the shared memory that its own lists need."""
+    sides = [to_device(Side(clustered(count, 64, torch.bfloat16, count)), device) for count in (20, 10_000)]
+    lengths = (8192, 7000, 300, 6000)
+    expected = {k: operator(*sides, no_keys(20, k).to(device), None)[0] for k in lengths}
+    wrong = []
+
+    def work(k):
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+            found = [operator(*sides, no_keys(20, k).to(device), None)[0] for _ in range(100)]
+            wrong.extend(k for keys in found if not torch.equal(keys, expected[k]))
+
+    torch.cuda.synchronize(device)
+    threads = [threading.Thread(target=work, args=(k,)) for k in lengths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("stray", ["anchor_keys", "candidate_keys", "anchor_ids", "candidate_ids", "anchor_caps"])
+def test_an_input_on_another_device_is_refused(stray, device):
+    """A kernel that read it would follow a pointer of the host."""
+    rows = unit_rows(5, 8, device=device)
+    arguments = {
+        "anchors": rows, "candidates": rows, "anchor_keys": no_keys(5, 3), "candidate_keys": no_keys(5, 3),
+        "anchor_ids": torch.arange(5), "candidate_ids": torch.arange(5), "anchor_caps": torch.ones(5),
+    }  # fmt: skip
+    given = {name: value if name == stray else value.to(device) for name, value in arguments.items()}
+    empty = dict.fromkeys(("anchor_labels", "anchor_offsets", "candidate_labels", "candidate_offsets"))
+    with pytest.raises(RuntimeError, match=f"{stray} must be on the device of anchors"):
+        torch.ops.aoq.mine_tile(**given, **empty, first_anchor=0, first_candidate=0, candidate_caps=None)
 
 
 def test_lists_that_are_too_long_are_refused_or_mined_plainly(device):
