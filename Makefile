@@ -14,14 +14,14 @@ demo: $(VENV)/installed
 test: lint $(VENV)/vision/installed
 	$(BIN)/python -m pytest
 
-fuzz: $(VENV)/installed
+fuzz: $(VENV)/tools
 	$(BIN)/python tests/fuzz.py
 
 # The CUDA kernels on the CPU; the long form under the sanitizers and with many more schedules.
-simt: $(VENV)/installed
+simt: $(VENV)/tools
 	$(BIN)/python -m pytest tests/test_simt_*.py
 
-simt-long: $(VENV)/installed
+simt-long: $(VENV)/tools
 	AOQ_SIMT_SCHEDULES=200 $(BIN)/python -m pytest tests/test_simt_*.py
 	$(BIN)/python tests/simt asan
 	$(BIN)/python tests/simt tsan
@@ -33,18 +33,18 @@ gpu:
 kernels-report: $(VENV)/installed
 	$(BIN)/python tools/kernels_report.py
 
-lint: $(VENV)/installed
+lint: $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 
-format: $(VENV)/installed
+format: $(VENV)/tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-bench: $(VENV)/installed
+bench: $(VENV)/tools
 	$(BIN)/python benchmarks/run.py
 
 ladder: $(VENV)/installed
@@ -65,7 +65,12 @@ $(VENV)/created: constraints.txt
 
 # Without isolation, so that a changed kernel rebuilds in seconds; `pip install .` is one of the tests.
 $(VENV)/installed: $(VENV)/created $(BUILD_INPUTS)
-	$(PIP) --no-build-isolation --editable '.[test]'
+	$(PIP) --no-build-isolation --editable '.[train]'
+	touch $@
+
+# What tests, checks and benchmarks need beyond that.
+$(VENV)/tools: constraints.txt pyproject.toml $(VENV)/installed
+	$(PIP) 'aoq_ext[test]'
 	touch $@
 
 # The extra `vision`, for the tests alone: tests/vision_extra.py says why it is apart.
