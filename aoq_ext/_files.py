@@ -46,6 +46,11 @@ def write_bytes_atomically(path: str | Path, data: bytes | memoryview) -> Path:
     return write_atomically(path, lambda file: file.write(data))
 
 
+def visible(folder: str | Path, pattern: str) -> list[Path]:
+    """What matches in a folder, in alphabetical order, but for hidden files, such as macOS leaves beside others."""
+    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
+
+
 def nearest_existing(path: str | Path) -> Path:
     """The path, or the nearest above it that is there."""
     path = Path(path).absolute()

@@ -1,10 +1,11 @@
-"""Numbers that come as Python's or as numpy's."""
+"""Arguments that are plain values: numbers, as Python's or as numpy's, and lists of strings."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import operator
+from collections.abc import Iterable
 
 
 def as_int(name: str, value: object) -> int:
@@ -25,3 +26,14 @@ def as_float(name: str, value: object) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value}")
     return number
+
+
+def as_strings(name: str, values: Iterable[str]) -> list[str]:
+    """A list of strings; TypeError for one string, which would be taken letter by letter, and for what holds others."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list of str, got {type(values).__name__}: {values!r:.60}")
+    strings = list(values)
+    for index, value in enumerate(strings):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}: expected str, got {type(value).__name__} at {index}: {value!r:.60}")
+    return strings

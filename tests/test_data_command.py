@@ -15,6 +15,7 @@ from tiny_data import captions_of, edit_json, features_of, write_captions, write
 from aoq_ext import cli
 from aoq_ext.data import Vocabulary, read_captions
 from aoq_ext.data.verify import VerifyReport, detect_kind, verify
+from aoq_ext.data.verify.text import check_captions
 
 
 @pytest.fixture
@@ -68,6 +69,19 @@ def test_a_good_karpathy_file(coco: Path) -> None:
         assert report.kind == "karpathy"
         assert {one.name: (one.images, one.captions) for one in report.splits}["train"] == (6, 30)
     assert verify(coco, splits=["val"], quick=True).splits[0].layout == "5 captions each"
+
+
+@pytest.mark.parametrize(
+    ("captions", "noted"),
+    [
+        (["一只棕色的狗在草地上奔跑", "两个孩子在沙滩上玩球呢", "สุนัขสีน้ำตาลวิ่งบนสนามหญ้า"], True),
+        (["一只 棕色 的 狗 在 草地 上 奔跑", "สุนัข สี น้ำตาล วิ่ง", "개가 달린다", "a dog runs"], False),
+    ],
+)
+def test_captions_without_spaces_between_words_are_a_note(captions: list[str], noted: bool) -> None:
+    report = VerifyReport("here", "precomputed")
+    check_captions(report, "train", captions, None, "line")
+    assert any("in a script without spaces between words" in note for note in report.notes) == noted
 
 
 def test_repeated_captions_and_images_are_notes(tmp_path: Path) -> None:

@@ -38,6 +38,12 @@ def test_training_images_with_and_without_restval(coco: Path) -> None:
     assert len(load_karpathy("val", coco.parent)) == 20
 
 
+def test_a_byte_order_mark_is_skipped(coco: Path) -> None:
+    path = next(coco.parent.glob("dataset_*.json")) if coco.is_file() else next(coco.glob("dataset_*.json"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_karpathy("val", path.parent)) == 20
+
+
 def test_flickr_layout_and_folders(tmp_path: Path) -> None:
     path = write_karpathy(tmp_path, {"train": 4, "test": 2}, coco=False)
     assert len(load_karpathy("train", tmp_path)) == 4

@@ -25,7 +25,7 @@ import aoq_ext
 from aoq_ext import cli
 from aoq_ext.mining import progress as mining_progress
 from aoq_ext.mining.authors_layout import check_caption_order, write_authors_layout
-from aoq_ext.mining.captions import caption_labels, normalised, read_captions
+from aoq_ext.mining.captions import caption_labels, normalised, token_labels
 from aoq_ext.mining.files import MinedFiles
 from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
 
@@ -99,6 +99,17 @@ def test_ids_and_labels_from_captions(files: Path, texts: str) -> None:
         assert not own & {words[text] for text in row if text >= 0}
         free = [text for text in range(TEXTS) if words[text] not in own]
         assert (row >= 0).sum() == min(12, len(free))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(files: Path) -> None:
+    """The twin of the first caption is no negative of its image."""
+    captions = [f"thing {text}" for text in range(TEXTS)]
+    captions[30] = "Thing 0!"
+    Path("captions.txt").write_bytes("\n".join(captions).encode("utf-8-sig"))
+    options = ["--text-image-index", "index.npy", "--captions", "captions.txt", "--k", "60"]
+    assert cli.main([*MINE, *options]) == 0
+    listed = MinedFiles.load("out").indices[0]
+    assert 30 not in listed and (listed >= 0).sum() == TEXTS - 6
 
 
 def test_a_dry_run_writes_nothing(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,14 +264,21 @@ def test_what_the_authors_code_could_not_read_is_refused(tmp_path: Path) -> None
         ("A dog runs . ", "a dog runs!?"),
         ("STRASSE", "straße"),
         ("\u3000A dog\u00a0runs", "a dog runs"),
-        ("...", ""),
+        ("the red ball", "the \u201cred\u201d ball"),
+        ("the red ball", 'the "red" ball.'),
+        ("a-b", "a b"),
+        ("a. b", "a b"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("?!", " ?! "),
     ],
 )
 def test_captions_that_say_the_same(caption: str, same: str) -> None:
     assert normalised(caption) == normalised(same)
 
 
-@pytest.mark.parametrize(("one", "other"), [("a dog", "a dogs"), ("a-b", "a b"), ("it's", "its"), ("a. b", "a b")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("a dog", "a dogs"), ("it's", "its"), ("का", "की"), ("?!", "..."), ("...", ""), ("c++", "c")]
+)
 def test_captions_that_do_not(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)
 
@@ -278,14 +296,18 @@ def test_caption_labels() -> None:
         caption_labels(["a", "b"], torch.tensor([0, 1]), 1)
 
 
-def test_caption_files(tmp_path: Path) -> None:
-    (tmp_path / "c.txt").write_bytes("one\r\n\ntwo\u2028lines\nthree".encode())
-    assert read_captions(tmp_path / "c.txt") == ["one", "", "two\u2028lines", "three"]
-    (tmp_path / "c.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ValueError, match=r"captions must be UTF-8, got .*c\.txt"):
-        read_captions(tmp_path / "c.txt")
-    with pytest.raises(FileNotFoundError, match="captions must be a file"):
-        read_captions(tmp_path / "d.txt")
+def test_token_labels_are_of_what_a_model_reads() -> None:
+    """What lies behind a caption's length does not count."""
+    tokens = torch.tensor([[1, 5, 2, 0], [1, 5, 2, 9], [1, 6, 2, 0], [1, 5, 2, 0]])
+    texts, images = token_labels(tokens, torch.tensor([3, 3, 3, 4]), torch.tensor([0, 1, 1, 2]), 3)
+    assert texts[0].tolist() == [0, 0, 1, 2]
+    assert images[0].tolist() == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("captions", ["a dog", b"a dog", 3])
+def test_one_string_is_no_list_of_captions(captions: Any) -> None:
+    with pytest.raises(TypeError, match=f"captions: expected a list of str, got {type(captions).__name__}: "):
+        caption_labels(captions, torch.zeros(5, dtype=torch.int64), 1)
 
 
 @pytest.mark.parametrize(

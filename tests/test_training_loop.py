@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,19 @@ def test_a_loaded_run_embeds_as_it_was_evaluated(round1: Path) -> None:
     torch.testing.assert_close(images, loaded.embed_images(data.images))
     assert not loaded.model.training
     assert load_run(round1, "last").epoch == 4
+
+
+def test_a_loaded_run_embeds_nothing(round1: Path) -> None:
+    loaded = load_run(round1)
+    width = loaded.embed_texts(["a thing"]).shape[1]
+    for embedded in (loaded.embed_texts([]), loaded.embed_images(load_toy("val").images[:0])):
+        assert embedded.shape == (0, width) and embedded.dtype == torch.float32
+
+
+@pytest.mark.parametrize("captions", ["dog", b"dog", ["dog", b"cat"], [3]])
+def test_one_string_is_no_list_of_captions(round1: Path, captions: Any) -> None:
+    with pytest.raises(TypeError, match="captions: expected"):
+        load_run(round1).embed_texts(captions)
 
 
 def test_evaluation_is_noted_for_each_split(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ from aoq_ext.mining import MinedFrom, OfflineNegativeSampler, StaleNegativesWarn
 from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, OfflineLists, load_run, mine_run, train
 from aoq_ext.training.batches import CaptionsOfImages, PairBatches
 from aoq_ext.training.config import TrainConfig, mined_at
+from aoq_ext.training.mining import MiningOptions, mine_model
 from aoq_ext.training.offline import fingerprint_data, fingerprint_weights
+from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.run import RunFiles
 
 IMAGES, TEXTS = CONCEPTS * STYLES, CONCEPTS * STYLES * CAPTIONS
@@ -269,6 +271,20 @@ def test_mining_a_run_keeps_groups_apart_and_finds_the_hardest(tmp_path: Path, d
     assert scored.text_scores is not None and scored.image_scores is not None
     torch.testing.assert_close(torch.from_numpy(scored.text_scores), found)
     assert scored.image_scores.shape == scored.images.shape
+
+
+def test_texts_with_the_tokens_of_an_own_caption_are_no_negatives(tmp_path: Path, data: ImageTextData) -> None:
+    """Their embeddings are equal, whatever the captions look like: they would be the hardest of all."""
+    loaded = load_run(trained(tmp_path, epochs=1))
+    captions = [*data.captions]
+    captions[-1] = 'the "thing0"'  # of the last concept
+    pairs = EncodedPairs(replace(data, captions=captions), loaded.vocabulary)
+    lists = mine_model(loaded.model, pairs, TEXTS, IMAGES)
+    own = captions.index("the thing0") // CAPTIONS
+    assert TEXTS - 1 not in lists.texts[own]
+    assert own not in lists.images[TEXTS - 1]
+    allowed = mine_model(loaded.model, pairs, TEXTS, IMAGES, options=MiningOptions(repeated_captions=True))
+    assert TEXTS - 1 in allowed.texts[own]
 
 
 def test_training_refuses_lists_of_another_data_set(tmp_path: Path) -> None:

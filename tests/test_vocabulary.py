@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import pytest
 import torch
 
-from aoq_ext.data import Vocabulary, load_emoji, tokenize
+from aoq_ext.data import Vocabulary, load_emoji, read_vocabulary, tokenize
 
 CAPTIONS = ["A red T-shirt!", "a red, red rose", "snow_man 24"]
 
@@ -27,6 +28,36 @@ def test_tokenize():
     assert tokenize("Côte d’Ivoire") == ["côte", "d", "ivoire"]
     assert tokenize(" *# ") == []
     assert tokenize("cafe\u0301s \u0130stanbul") == ["caf\u00e9s", "i\u0307stanbul"]  # accents of their own
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("का की", ["का", "की"]),
+        ("कुत्ता दौड़ता है।", ["कुत्ता", "दौड़ता", "है"]),
+        ("கொடி, பறக்கிறது", ["கொடி", "பறக்கிறது"]),
+        ("বাংলা ভাষা", ["বাংলা", "ভাষা"]),
+        ("بِسْمِ اللَّهِ", ["بِسْمِ", "اللَّهِ"]),
+        ("בְּרֵאשִׁית בָּרָא", ["בְּרֵאשִׁית", "בָּרָא"]),
+        ("สุนัข สีแดง", ["สุนัข", "สีแดง"]),
+        ("Tiếng Việt", ["tiếng", "việt"]),
+        ("\u092e\u0940\u200d\u0915", ["\u092e\u0940\u200d\u0915"]),  # joined
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"]),
+        ("☺\ufe0f \u0301b x̸y", ["b", "x̸y"]),  # a mark on no letter is none
+        ("𑄇𑄧𑄟𑄬", ["𑄇𑄧𑄟𑄬"]),  # beyond the basic plane
+    ],
+)
+def test_marks_belong_to_their_letters(caption, words):
+    assert tokenize(caption) == [unicodedata.normalize("NFC", word) for word in words]
+
+
+def test_a_byte_order_mark_is_no_word(tmp_path):
+    vocabulary = Vocabulary.build(CAPTIONS)
+    path = vocabulary.save(tmp_path / "words.json")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert Vocabulary.load(path) == vocabulary
+    (tmp_path / "released.json").write_text('["red", "cat"]', encoding="utf-8-sig")
+    assert read_vocabulary(tmp_path / "released.json").words[4:] == ["red", "cat"]
 
 
 def test_build_orders_by_count_then_name():
@@ -113,7 +144,7 @@ def test_bytes_are_refused():
 
 @pytest.mark.parametrize("single", ["a cat", b"a cat"])
 def test_one_caption_is_not_a_list(single):
-    with pytest.raises(TypeError, match="expected a list of captions"):
+    with pytest.raises(TypeError, match="captions: expected a list of str"):
         Vocabulary.build(single)
-    with pytest.raises(TypeError, match="expected a list of captions"):
+    with pytest.raises(TypeError, match="captions: expected a list of str"):
         Vocabulary.build([]).encode(single)

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aoq_ext.commands.mine_output import export_authors_layout, note, shortness
+from aoq_ext.data.captions import read_captions
 from aoq_ext.mining import authors_layout
-from aoq_ext.mining.captions import caption_labels, read_captions
+from aoq_ext.mining.captions import caption_labels
 from aoq_ext.mining.devices import checked_device
 from aoq_ext.mining.embeddings import Source
 from aoq_ext.mining.estimate import Estimate, estimate

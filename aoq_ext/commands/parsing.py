@@ -40,11 +40,16 @@ def positive(text: str) -> int:
     return value
 
 
+def path(text: str) -> Path:
+    """A file or folder, there or not; ``~`` is the home of the user, also where the shell leaves it (``--out=~/x``)."""
+    return Path(text).expanduser()
+
+
 def folder(text: str) -> Path:
     """A folder, there or not."""
     if not text:
         raise argparse.ArgumentTypeError("expected a folder, got ''")
-    return Path(text)
+    return path(text)
 
 
 def device(text: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from aoq_ext.commands.parsing import make_parser
+from aoq_ext.commands.parsing import make_parser, path
 
 
 def run(argv: Sequence[str]) -> int:
@@ -16,10 +15,10 @@ def run(argv: Sequence[str]) -> int:
         "command continues a recipe that was stopped.",
     )
     parser.add_argument(
-        "prefix", type=Path, help="PREFIX of PREFIX-round1.yaml and PREFIX-aoq.yaml, such as configs/coco/vsrn"
+        "prefix", type=path, help="PREFIX of PREFIX-round1.yaml and PREFIX-aoq.yaml, such as configs/coco/vsrn"
     )
-    parser.add_argument("--root", type=Path, help="the folder with the data (as in the files)")
-    parser.add_argument("--out", type=Path, help="the folder for everything (runs/DATASET-MODEL)")
+    parser.add_argument("--root", type=path, help="the folder with the data (as in the files)")
+    parser.add_argument("--out", type=path, help="the folder for everything (runs/DATASET-MODEL)")
     parser.add_argument(
         "--set",
         dest="settings",

@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from aoq_ext._scalars import as_strings
 from aoq_ext.data.image_rows import select_rows
 
 
@@ -29,6 +30,8 @@ class ImageTextData:
     name: str  # "emoji/train"
 
     def __post_init__(self) -> None:
+        as_strings("captions", self.captions)
+        as_strings("image_names", self.image_names)
         if self.images.ndim < 2:
             raise ValueError(f"images: expected one row per image, shape (N, ...), got shape {self.images.shape}")
         count = len(self.images)
@@ -36,9 +39,6 @@ class ImageTextData:
         _check_integers("group_ids", self.group_ids, count, "one group per image")
         if len(self.image_names) != count:
             raise ValueError(f"image_names: expected one name per image, {count}, got {len(self.image_names)}")
-        for index, caption in enumerate(self.captions):
-            if not isinstance(caption, str):
-                raise TypeError(f"captions: expected str, got {type(caption).__name__} at {index}: {caption!r:.60}")
         if len(self.caption_image):
             low, high = int(self.caption_image.min()), int(self.caption_image.max())
             if low < 0 or high >= count:

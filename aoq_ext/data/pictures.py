@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _HASHED_PICTURES = 64
+_SIXTEEN_BITS = ("PNG", "PPM")  # formats of which mode I, integers, has numbers to 65535
+_NO_BRIGHTNESS = ("I", "F", "LAB")
 _MOST_THREADS = 8
 
 
@@ -85,13 +87,19 @@ class Pictures(LazyRows):
                 raise DataError(f"{self.paths[row]}: expected a picture, got no file that can be read") from error
 
 
+class PictureModeError(DataError):
+    """A picture whose numbers say nothing of brightness."""
+
+
 def open_picture(path: str) -> Any:
-    """The decoded picture, in RGB; DataError when it is missing or damaged."""
+    """The decoded picture, in RGB of 8 bits; DataError when it is missing, damaged, or of no defined brightness."""
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return _in_rgb(picture, path)
+    except PictureModeError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: expected a picture, got no such file; `aoq data verify` lists all missing") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -99,6 +107,21 @@ def open_picture(path: str) -> Any:
             f"{path}: expected a picture that Pillow can decode, got {error}; download it again "
             f"(`aoq data verify` lists all that are damaged)"
         ) from error
+
+
+def _in_rgb(picture: Any, path: str) -> Any:
+    """Pillow cuts numbers of 16 bits off at 255, and so would show nearly everything white."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BITS):
+        wide = np.asarray(picture).astype(np.uint32)  # 0 to 65535
+        picture = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    elif picture.mode in _NO_BRIGHTNESS:
+        raise PictureModeError(
+            f"{path}: expected a picture of 8 or 16 bits a channel in grey, RGB, CMYK, YCbCr or a palette, got one in "
+            f"Pillow's mode {picture.mode}; convert it to 8-bit RGB with a tool that knows what its numbers mean"
+        )
+    return picture.convert("RGB")
 
 
 def _bicubic() -> Any:

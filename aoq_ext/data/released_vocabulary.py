@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def _content(path: Path) -> Any:
             f"made it"
         )
     try:
-        return json.loads(data)
+        return json.loads(data.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         raise DataError(f"{path}: expected a vocabulary as JSON, got {error}; {_BUILD_CURE}") from error
 

@@ -1,4 +1,4 @@
-"""A word-level tokeniser: lower case, split at everything that is neither a letter nor a digit."""
+"""A word-level tokeniser: lower case, split at everything that is no letter, no digit and no mark on one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from aoq_ext._files import write_bytes_atomically
+from aoq_ext._scalars import as_strings
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL_TOKENS = (PAD, START, END, UNKNOWN)  # indices 0, 1, 2, 3
 
-_WORD = re.compile(r"(?:[^\W_][\u0300-\u036f]*)+")  # accents that are characters of their own belong to their letter
+_ASCII_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]\S*")  # of `_Spaced` text
+_JOINERS = "\u200c\u200d"  # zero-width: between letters, no space
 _BYTES_REPR = re.compile(r"""\s*b(['"]).*\1\s*""", re.DOTALL)
 _FORMAT = "aoq_ext.vocabulary/1"
 
@@ -31,6 +34,9 @@ def is_bytes_literal(text: str) -> bool:
 def tokenize(caption: str) -> list[str]:
     """The lower-case words of a caption: ``"T-shirt, blue"`` gives ``["t", "shirt", "blue"]``.
 
+    Vowel signs and other combining marks belong to the letter before them, and so do the joiners between two letters,
+    as in Unicode's word boundaries (UAX #29). Scripts without spaces between words are not segmented.
+
     A caption that is ``bytes`` is a TypeError, and text that Python printed from ``bytes`` (``"b'a cat'"``) a
     ValueError: such captions put the word "b" in front of every sentence and change every number that is measured.
     """
@@ -41,7 +47,23 @@ def tokenize(caption: str) -> list[str]:
             f"captions: {caption!r:.60} is the printed form of a bytes object, not text; "
             'read the file with open(path, encoding="utf-8") or decode the bytes'
         )
-    return _WORD.findall(unicodedata.normalize("NFC", caption.lower()))
+    text = unicodedata.normalize("NFC", caption.lower())
+    if text.isascii():
+        return _ASCII_WORD.findall(text)
+    return _WORD.findall(text.translate(_SPACED))
+
+
+class _Spaced(dict[int, str]):
+    """Every character that belongs to no word as a space; characters are looked up when they first occur."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kept = character.isalnum() or unicodedata.category(character)[0] == "M" or character in _JOINERS
+        self[code] = character if kept else " "
+        return self[code]
+
+
+_SPACED = _Spaced()
 
 
 class Vocabulary:
@@ -49,7 +71,7 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str]) -> None:
         """``words``: every word but the special ones, in index order from 4 on, without repeats."""
-        self._words = [*SPECIAL_TOKENS, *words]
+        self._words = [*SPECIAL_TOKENS, *as_strings("words", words)]
         self._index = {word: index for index, word in enumerate(self._words)}
         if len(self._index) != len(self._words):
             repeated = next(word for word, count in Counter(self._words).items() if count > 1)
@@ -58,9 +80,7 @@ class Vocabulary:
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
         """The words that occur at least ``min_count`` times, most frequent first, ties in alphabetical order."""
-        if isinstance(captions, (str, bytes)):
-            raise TypeError(f"captions: expected a list of captions, got one {type(captions).__name__}")
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+        counts = Counter(word for caption in as_strings("captions", captions) for word in tokenize(caption))
         return cls(sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w)))
 
     def __len__(self) -> int:
@@ -80,8 +100,7 @@ class Vocabulary:
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens (M, L) int64, padded with 0, and lengths (M,) int64, which count ``<start>`` and ``<end>``."""
-        if isinstance(captions, (str, bytes)):
-            raise TypeError(f"captions: expected a list of captions, got one {type(captions).__name__}")
+        captions = as_strings("captions", captions)
         start, end, unknown = (self._index[token] for token in (START, END, UNKNOWN))
         flat, counts = array("q"), []  # COCO has 566,000 captions: lists of lists of them would take gigabytes
         for caption in captions:
@@ -110,7 +129,7 @@ class Vocabulary:
     def load(cls, path: str | Path) -> Vocabulary:
         """Read what `save` wrote; ValueError when the file is something else."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise ValueError(f"{path}: expected what Vocabulary.save wrote, got no valid JSON: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:

@@ -25,7 +25,10 @@ def embed_images(
     device = next(model.parameters()).device
 
     def embed(first: int) -> Tensor:
-        return model.encode_images(torch.from_numpy(np.array(images[first : first + batch_size])).to(device))
+        rows = np.array(images[first : first + batch_size])
+        if not len(rows):  # a stand-in, of which no row is kept
+            rows = np.zeros((1, *images.shape[1:]), dtype=images.dtype)
+        return model.encode_images(torch.from_numpy(rows).to(device))
 
     return _in_batches(model, embed, len(images), batch_size, processes)
 
@@ -38,8 +41,10 @@ def embed_texts(
     device = next(model.parameters()).device
 
     def embed(first: int) -> Tensor:
-        length = lengths[first : first + batch_size]
-        part = tokens[first : first + batch_size, : int(length.max())]
+        length, part = lengths[first : first + batch_size], tokens[first : first + batch_size]
+        if not len(length):  # a stand-in, of which no row is kept
+            length, part = lengths.new_ones(1), tokens.new_zeros(1, 1)
+        part = part[:, : int(length.max())]
         return model.encode_texts(part.to(device), length.to(device))
 
     return _in_batches(model, embed, len(tokens), batch_size, processes)

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aoq_ext.mining import caption_labels, mine_hard_negatives, mine_to_files
+from aoq_ext.mining import mine_hard_negatives, mine_to_files
+from aoq_ext.mining.captions import token_labels
 from aoq_ext.mining.lists_folder import fingerprint_embeddings
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.training.config import ConfigError
@@ -58,7 +59,7 @@ def mine_run(
     """The hardest negatives of the training set, both ways, as a run's best weights see it.
 
     Images of one group, and the captions of those images, are never each other's negatives; nor is, unless the options
-    allow it, a text that repeats a caption of an image.
+    allow it, a text that repeats a caption of an image: that has the same tokens, so that the model reads the same.
 
     Args:
         run: a run's folder, or the run itself.
@@ -176,7 +177,7 @@ def _mine(
     image_groups = torch.from_numpy(pairs.data.group_ids)  # (N,)
     arguments: dict[str, Any] = {name: getattr(options, name) for name in (*_RULES, "memory_limit")}
     if not options.repeated_captions:
-        labels = caption_labels(pairs.data.captions, text_image, len(images))
+        labels = token_labels(pairs.tokens, pairs.lengths, text_image, len(images))
         arguments["candidate_labels"], arguments["anchor_labels"] = labels
     groups = image_groups, image_groups[text_image]
     if options.work is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def load_split(config: DataConfig, split: str) -> ImageTextData:
     loader = find(config.loader, "data.loader")
+    _check_root(config.root)
     data = loader(split, **_arguments(loader, config))
     source = f"data.loader: {config.loader}({split!r})"
     if not isinstance(data, ImageTextData):
@@ -37,6 +39,16 @@ def load_split(config: DataConfig, split: str) -> ImageTextData:
             f"check group_ids"
         )
     return data
+
+
+def _check_root(root: str | None) -> None:
+    """Say where it was looked for: data moves, and a run may be opened from another folder than it was trained in."""
+    if root is not None and "://" not in root and not Path(root).exists():
+        relative = "" if Path(root).is_absolute() else f", relative to the current folder, {Path.cwd()}"
+        raise ConfigError(
+            f"data.root: expected the folder of the data, got {root}, which is not there{relative}; name where the "
+            f"data is now (data.root, or --root of a command)"
+        )
 
 
 def _arguments(loader: Any, config: DataConfig) -> dict[str, Any]:

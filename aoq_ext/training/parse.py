@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentError
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,18 @@ def config_from(namespace: Namespace, parser: ArgumentParser) -> TrainConfig:
     """The configuration in a parsed command line, which may hold other arguments too."""
     entries = parser.instantiate(namespace)
     names = TrainConfig.__dataclass_fields__
-    return TrainConfig(**{name: entries[name] for name in names})
+    return TrainConfig(**{name: _at_home(entries[name]) for name in names})
+
+
+def _at_home(entry: Any) -> Any:
+    """With the home of the user for the ``~`` of every path."""
+    if isinstance(entry, str):
+        return os.path.expanduser(entry) if entry == "~" or entry.startswith("~/") else entry
+    if isinstance(entry, dict):
+        return {name: _at_home(value) for name, value in entry.items()}
+    if is_dataclass(entry) and not isinstance(entry, type):
+        return replace(entry, **{field.name: _at_home(getattr(entry, field.name)) for field in fields(entry)})
+    return entry
 
 
 def load_config(path: str | Path, **overrides: Any) -> TrainConfig:

@@ -48,13 +48,16 @@ class RunFiles:
             remove_temporaries(self.folder, path.name)
         for half in self.negatives.glob(".epoch-*.tmp"):
             shutil.rmtree(half, ignore_errors=True)
-        text = io.StringIO()
-        yaml.safe_dump(_plain(to_dict(config)), text, sort_keys=False)
-        write_bytes_atomically(self.config, text.getvalue().encode())
+        self.write_config(config)
         if isinstance(tokenizer, Vocabulary):
             tokenizer.save(self.vocabulary)
         else:
             self.vocabulary.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+
+    def write_config(self, config: TrainConfig) -> None:
+        text = io.StringIO()
+        yaml.safe_dump(_plain(to_dict(config)), text, sort_keys=False)
+        write_bytes_atomically(self.config, text.getvalue().encode())
 
 
 def _plain(value: object) -> object:

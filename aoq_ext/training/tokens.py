@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aoq_ext._scalars import as_strings
 from aoq_ext.data import Tokenizer, Vocabulary
 from aoq_ext.training.components import build
 from aoq_ext.training.config import Component, ConfigError, DataConfig
@@ -32,6 +33,7 @@ def load_tokenizer(config: DataConfig, files: RunFiles) -> Tokenizer:
 
 def encode_captions(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     """M captions -> tokens (M, L) and lengths (M,), both int64; ConfigError for what no encoder can read."""
+    captions = as_strings("captions", captions)
     returned = tokenizer.encode(captions)
     try:
         tokens, lengths = returned

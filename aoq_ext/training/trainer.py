@@ -85,6 +85,7 @@ def train(
 
             if processes.by_leader("taking the folder of the run", take):
                 processes.meet("reading the checkpoint", lambda: trainer.restore(load_checkpoint(files.last)))
+                processes.by_leader("writing the configuration", lambda: files.write_config(config))
             trainer.fit()
     finally:
         torch.set_num_threads(threads)

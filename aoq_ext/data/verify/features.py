@@ -60,7 +60,10 @@ def report_features(report: VerifyReport, where: str, counts: FeatureCounts, rep
             f"{counted(len(counts.unlike), 'image')} with different rows, the first rows "
             f"{counts.unlike[0] * repeats} to {counts.unlike[0] * repeats + repeats - 1}"
         )
-        cure = "take features and captions from the same release; captions and images are out of step"
+        cure = (
+            "take features and captions from the same release, for captions and images are out of step; or, where each "
+            "image has one caption, --captions-per-image 1 (captions_per_image=1 of load_precomputed)"
+        )
         expected = f"each image {repeats} times, as there are as many rows as captions"
         report.add(where, "features-not-repeated", expected, got, cure, len(counts.unlike))
     if counts.repeated:

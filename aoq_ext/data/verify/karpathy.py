@@ -12,8 +12,8 @@ import numpy as np
 
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
-from aoq_ext.data.karpathy import CAPTIONS_PER_IMAGE, Entry, find_json, find_pictures, missing_pictures, read_entries
-from aoq_ext.data.pictures import open_picture
+from aoq_ext.data.karpathy import Entry, find_json, find_pictures, missing_pictures, read_entries
+from aoq_ext.data.pictures import PictureModeError, open_picture
 from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
 from aoq_ext.data.verify.text import check_captions, check_coverage, open_vocabulary, unknown_splits
 
@@ -28,6 +28,7 @@ def verify_karpathy(
     splits: Sequence[str] | None,
     vocabulary: str | Path | None,
     pictures: str | Path | None,
+    captions_per_image: int,
     quick: bool,
     progress: Progress,
 ) -> VerifyReport:
@@ -52,7 +53,7 @@ def verify_karpathy(
         seen = check_captions(report, split, captions, images, "sentence")
         if words is not None:
             check_coverage(report, split, seen, words)
-        _check_counts(report, split, chosen)
+        _check_counts(report, split, chosen, captions_per_image)
         where = _picture_folder(report, split, chosen, folder, file, pictures)
         if where is not None:
             _check_pictures(report, split, chosen, where, quick, progress)
@@ -65,12 +66,14 @@ def _layout(entries: list[Entry]) -> str:
     return f"{low} captions each" if low == high else f"{low} to {high} captions each"
 
 
-def _check_counts(report: VerifyReport, split: str, entries: list[Entry]) -> None:
-    few = [entry for entry in entries if len(entry.captions) < CAPTIONS_PER_IMAGE]
+def _check_counts(report: VerifyReport, split: str, entries: list[Entry], captions_per_image: int) -> None:
+    few = [entry for entry in entries if len(entry.captions) < captions_per_image]
     if few:
         got = f"{counted(len(few), 'image')} with fewer, such as {few[0].path} with {len(few[0].captions)}"
-        cure = "pass captions_per_image=None to load_karpathy, and remove images without any"
-        expected = f"at least {CAPTIONS_PER_IMAGE} captions for each image"
+        cure = (
+            "pass captions_per_image=None to load_karpathy (here --captions-per-image 1), and remove images without any"
+        )
+        expected = f"at least {captions_per_image} captions for each image"
         report.add(split, "captions-per-image", expected, got, cure, len(few))
 
 
@@ -115,25 +118,38 @@ def _check_pictures(
     if quick:
         there = [there[row] for row in sampled_rows(len(there), _SAMPLED_PICTURES)]
         report.notes.append(f"{split}: {counted(len(there), 'picture')} were decoded (quick)")
-    damaged = _damaged(folder, there, progress, f"decoding {split}")
+    damaged, refused = _undecoded(folder, there, progress, f"decoding {split}")
+    if refused:
+        path, error = refused[0]
+        one = Finding.of_error(error, split, "pictures-mode")
+        got = f"{counted(len(refused), 'picture')} in others, such as {path}: {one.got}"
+        report.add(split, one.what, one.expected, got, one.cure, len(refused))
     if damaged:
         got = f"{counted(len(damaged), 'picture')} that cannot be decoded, such as {', '.join(damaged[:_MOST_NAMED])}"
         cure = "download them again"
         report.add(split, "pictures-damaged", "pictures that Pillow can decode", got, cure, len(damaged))
 
 
-def _damaged(folder: Path, paths: list[str], progress: Progress, label: str) -> list[str]:
-    def broken(path: str) -> bool:
+def _undecoded(
+    folder: Path, paths: list[str], progress: Progress, label: str
+) -> tuple[list[str], list[tuple[str, PictureModeError]]]:
+    """The pictures that are damaged, and those that are whole but refused, with the reason."""
+
+    def fault(path: str) -> DataError | None:
         try:
             open_picture(str(folder / path))
-        except DataError:
-            return True
-        return False
+        except DataError as error:
+            return error
+        return None
 
-    damaged = []
+    damaged, refused = [], []
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         for first in range(0, len(paths), _DECODED_AT_ONCE):
             part = paths[first : first + _DECODED_AT_ONCE]
-            damaged += [path for path, bad in zip(part, pool.map(broken, part)) if bad]
+            for path, error in zip(part, pool.map(fault, part)):
+                if isinstance(error, PictureModeError):
+                    refused.append((path, error))
+                elif error is not None:
+                    damaged.append(path)
             progress(label, first + len(part), len(paths))
-    return damaged
+    return damaged, refused

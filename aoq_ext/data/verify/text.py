@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext._files import visible
+from aoq_ext._scalars import as_strings
 from aoq_ext.data.captions import LITERAL_CURE, UTF8_CURE, caption_lines
 from aoq_ext.data.released_vocabulary import read_vocabulary
 from aoq_ext.data.verify.findings import Finding, VerifyReport, counted
 from aoq_ext.data.vocabulary import Vocabulary, is_bytes_literal, tokenize
 
 _LEAST_COVERAGE = 0.9
+# Thai, Lao, Myanmar, Khmer; kana and Chinese characters. Their words are shorter than this, on the whole.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+_LONGEST_WORDS = 8
 
 
 def decoded_captions(report: VerifyReport, path: Path) -> list[str]:
@@ -52,6 +58,7 @@ def check_captions(
         report.add(where, "empty-captions", "words in every caption", got, cure, len(empty))
     if caption_image is not None:
         _note_repeats(report, where, words, caption_image)
+    _note_unsegmented(report, where, words)
     return Counter(word for found in words for word in found)
 
 
@@ -66,6 +73,18 @@ def _note_repeats(report: VerifyReport, where: str, words: list[list[str]], capt
         report.notes.append(
             f"{where}: {counted(repeated, 'caption')} of {len(words):,} also describe another image, word for word; "
             f"evaluation counts that image as a wrong answer"
+        )
+
+
+def _note_unsegmented(report: VerifyReport, where: str, words: list[list[str]]) -> None:
+    """Captions of scripts that put no spaces between words, each of which is one word or a few."""
+    runs = [[word for word in found if _UNSPACED.match(word)] for found in words]
+    lengths = [len(word) for found in runs for word in found]
+    if lengths and sum(lengths) / len(lengths) > _LONGEST_WORDS:
+        report.notes.append(
+            f"{where}: {counted(sum(map(bool, runs)), 'caption')} of {len(words):,} are in a script without spaces "
+            f"between words, and a sentence counts as one word, such as {next(filter(None, runs))[0]:.30}; put spaces "
+            f"between the words with a segmenter of the language, or name a tokenizer that needs none (data.tokenizer)"
         )
 
 
@@ -90,7 +109,7 @@ def check_coverage(report: VerifyReport, where: str, words: Counter[str], vocabu
 
 def open_vocabulary(report: VerifyReport, folder: Path, given: str | Path | None) -> Vocabulary | None:
     """The vocabulary given, or the only one in the folder; what is wrong with it is a finding."""
-    found = sorted(folder.glob("*_vocab.*")) if given is None else [Path(given)]
+    found = visible(folder, "*_vocab.*") if given is None else [Path(given)]
     if given is None and len(found) != 1:
         return None
     try:
@@ -101,6 +120,6 @@ def open_vocabulary(report: VerifyReport, folder: Path, given: str | Path | None
 
 
 def unknown_splits(splits: Sequence[str] | None, found: Sequence[str]) -> None:
-    for split in splits or ():
+    for split in as_strings("splits", splits or ()):
         if split not in found:
             raise ValueError(f"splits: expected some of {', '.join(found) or 'none'}, got {split!r}")
