@@ -8,7 +8,9 @@ from torch import Tensor
 from ._options import LossOptions, Objective
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGER_DTYPES = (
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8,
+)  # fmt: skip
 
 
 def check_embeddings(
@@ -113,14 +115,31 @@ def check_group_ids(group_ids: Tensor | None, model: Tensor) -> None:
     """Require integer ids, one a pair, where the embeddings are."""
     if group_ids is None:
         return
-    check_tensor("group_ids", group_ids)
-    if group_ids.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"group_ids must be an integer tensor, got {dtype_of(group_ids)}")
+    check_integers("group_ids", group_ids)
     if group_ids.device != model.device:
         raise ValueError(
             f"group_ids must be on the device of the other arguments, {model.device}, got {group_ids.device}"
         )
     check_shape("group_ids", group_ids, (model.shape[0],), "one id a pair, shape (B,)")
+
+
+def check_integers(name: str, numbers: object) -> None:
+    """Require a tensor of integers."""
+    check_tensor(name, numbers)
+    assert isinstance(numbers, Tensor)
+    if numbers.dtype not in INTEGER_DTYPES:
+        accepted = "int8 to int64 and uint8 to uint64"
+        raise TypeError(f"{name} must be an integer tensor, got {dtype_of(numbers)}; accepted are {accepted}")
+
+
+def as_int64(name: str, numbers: Tensor) -> Tensor:
+    """The same integers as int64, where they fit it."""
+    check_integers(name, numbers)
+    integers: Tensor = numbers.long()
+    if numbers.dtype == torch.uint64 and not numbers.is_meta and bool((integers < 0).any()):
+        largest = max(numbers[integers < 0].tolist())
+        raise ValueError(f"{name} must be below 2**63, got {largest}")
+    return integers
 
 
 def check_tensor(name: str, tensor: object) -> None:

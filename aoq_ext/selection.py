@@ -59,7 +59,7 @@ def hardest_negatives(
 
 def _plain(image: Tensor, text: Tensor, group_ids: Tensor | None) -> OnlineNegatives:
     count = len(image)
-    ids = torch.arange(count, device=image.device) if group_ids is None else group_ids
+    ids = torch.arange(count, dtype=torch.int64, device=image.device) if group_ids is None else group_ids.long()
     compute = torch.float64 if image.dtype == torch.float64 else torch.float32
     with torch.autocast(image.device.type, enabled=False):
         scores = image.to(compute) @ text.to(compute).T

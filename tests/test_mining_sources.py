@@ -205,20 +205,26 @@ def test_sources_must_fit_each_other() -> None:
         check_sources(left, open_embeddings(some(width=6)))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint32", ">i4"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int32", "int64", "uint32", "uint64", ">i4"])
 def test_integers(tmp_path: Path, dtype: str) -> None:
     np.save(tmp_path / "ids.npy", np.array([3, 1, 2], dtype))
     for source in (tmp_path / "ids.npy", np.array([3, 1, 2], dtype), torch.tensor([3, 1, 2])):
         assert torch.equal(read_integers(source, "anchor_ids"), torch.tensor([3, 1, 2]))
 
 
-@pytest.mark.parametrize(
-    "array", [np.zeros(3, np.float32), np.zeros((3, 1), np.int64), np.zeros(3, np.uint64)], ids=str
-)
+@pytest.mark.parametrize("array", [np.zeros(3, np.float32), np.zeros((3, 1), np.int64)], ids=str)
 def test_integers_that_are_none(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "ids.npy", array)
     with pytest.raises(ValueError, match=r"anchor_ids must be integers of one dimension, got .*ids.npy with"):
         read_integers(tmp_path / "ids.npy", "anchor_ids")
+
+
+def test_integers_that_do_not_fit(tmp_path: Path) -> None:
+    array = np.array([1, 2**63 + 5], np.uint64)
+    np.save(tmp_path / "ids.npy", array)
+    for source in (tmp_path / "ids.npy", array):
+        with pytest.raises(ValueError, match=r"anchor_ids must be below 2\*\*63, got 9223372036854775813 in"):
+            read_integers(source, "anchor_ids")
 
 
 STREAM = """

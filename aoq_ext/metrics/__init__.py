@@ -164,7 +164,7 @@ def ranks_from_scores(
     count, texts = first.shape
     check_folds(folds, count)
     owners = checked_owners(text_image_index, count, texts, f"column of {first.name}", first)
-    return _ranks(MatrixScorer(matrices, checked_weights(weights, len(matrices)), _PANEL_SCORES), owners, folds)
+    return _ranks(MatrixScorer(matrices, checked_weights(weights, len(matrices)), _PANEL_SCORES), owners, int(folds))
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ def _rank_models(models: Sequence[Model], text_image_index: Tensor, folds: int) 
         check_same_rows(model.texts, texts)
     check_folds(folds, len(images))
     owners = checked_owners(text_image_index, len(images), len(texts), f"row of {texts.name}", images)
-    return _ranks(EmbeddingScorer(models, _PANEL_SCORES, _CANDIDATE_ELEMENTS), owners, folds)
+    return _ranks(EmbeddingScorer(models, _PANEL_SCORES, _CANDIDATE_ELEMENTS), owners, int(folds))
 
 
 def _ranks(scorer: EmbeddingScorer | MatrixScorer, owners: Tensor, folds: int) -> RetrievalRanks:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._scalars import as_int
+
 RECALL_LEVELS = (1, 5, 10)
 WAYS = ("i2t", "t2i")
 
@@ -53,6 +55,7 @@ class RetrievalRanks:
             seed: the same seed gives the same intervals, on every device.
         """
         check_bootstrap(resamples, level, seed)
+        resamples, seed = int(resamples), int(seed)
         folds = list(self._folds())
         generator = torch.Generator().manual_seed(seed)
         size = len(self.i2t) // self.folds
@@ -131,8 +134,7 @@ def _average(folds: list[dict[str, _Queries]], counts: Tensor) -> dict[str, Tens
 def check_bootstrap(resamples: int, level: float, seed: int) -> None:
     """Require what `RetrievalRanks.bootstrap` can do."""
     for name, value in (("resamples", resamples), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        as_int(name, value)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if isinstance(level, bool) or not isinstance(level, (int, float)):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
+from .._scalars import as_int
+from .._validation import check_integers, shape_of
 from .draws import draw, mix, place
 from .lists_folder import MinedFrom, open_lists
 from .sources import read_integers
@@ -106,7 +107,7 @@ class OfflineNegativeSampler:
             raise ValueError(f"hard_image must be on the device of hard_text, {device}, got {hard_image.device}")
         self.hard_text, self.hard_image = hard_text, hard_image
         self.text_image_index = text_image_index.to(device, torch.int64)
-        self.seed = seed
+        self.seed = int(seed)
         self.fingerprint = fingerprint
         self.mined_from = mined_from or MinedFrom()
         self.step = 0  # of the next draw that is given none
@@ -315,9 +316,7 @@ def _available(name: str, lists: Tensor, top: int, candidates: int, anchor: str,
 
 
 def _check_indices(name: str, tensor: Tensor, dim: int) -> None:
-    check_tensor(name, tensor)
-    if tensor.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"{name} must be an integer tensor, got {dtype_of(tensor)}")
+    check_integers(name, tensor)
     if tensor.dim() != dim:
         raise ValueError(f"{name} must have {dim} dimension{'s' * (dim > 1)}, got shape {shape_of(tensor)}")
 
@@ -329,7 +328,5 @@ def _check_rows(name: str, index: Tensor, rows: int) -> None:
 
 
 def _check_number(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not least <= value < _MOST:
+    if not least <= as_int(name, value) < _MOST:
         raise ValueError(f"{name} must be from {least} to 2**63 - 1, got {value}")

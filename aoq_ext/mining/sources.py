@@ -223,11 +223,14 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
     array: NDArray[Any] | NpyFile = source if not isinstance(source, (str, os.PathLike)) else _open_npy(source, name)
     if isinstance(array, NpyFile):
         where = array.path
-    if array.dtype.kind not in "iu" or array.dtype == "uint64" or len(array.shape) != 1:
+    if array.dtype.kind not in "iu" or len(array.shape) != 1:
         raise ValueError(
             f"{name} must be integers of one dimension, got {where} with {array.dtype} of shape {array.shape}"
         )
-    return torch.from_numpy((array.read(0, array.shape[0]) if isinstance(array, NpyFile) else array).astype("int64"))
+    numbers = array.read(0, array.shape[0]) if isinstance(array, NpyFile) else array
+    if array.dtype.kind == "u" and len(numbers) and int(numbers.max()) >= 1 << 63:
+        raise ValueError(f"{name} must be below 2**63, got {int(numbers.max())} in {where}")
+    return torch.from_numpy(numbers.astype("int64"))
 
 
 def _open_npy(given: str | os.PathLike[str], name: str) -> NpyFile:
