@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from aoq_command import WAIT_VARIABLES
 
 from . import _ops, build_info, functional, reference
 from .cli import TRAIN_MODULES
@@ -58,6 +60,14 @@ def _compare_with_reference(name: str, device: torch.device) -> Finding:
             return Finding(name, "wrong", f"differ from the reference by {difference:.2g} in {dtype}", cure)
         worst = max(worst, difference)
     return Finding(name, "ok", f"agree with the reference (largest relative difference {worst:.1g})")
+
+
+def _check_waiting() -> Finding:
+    chosen = [f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ]
+    if chosen:
+        return Finding("waiting threads", "ok", f"{', '.join(chosen)}, as was set before torch was loaded")
+    cure = "OMP_WAIT_POLICY=passive in the environment, before torch is imported; `aoq` sets it"
+    return Finding("waiting threads", "note", "spin, which is slow on a machine that other work shares", cure)
 
 
 def _check_cuda() -> Finding:
@@ -109,6 +119,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _check_torch,
     _check_library,
     _check_kernels,
+    _check_waiting,
     _check_cuda,
     _check_training,
     _check_data,

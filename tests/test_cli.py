@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,29 @@ def test_looking_at_the_command_line_imports_nothing_heavy(command: list[str]) -
 def test_help_of_training_lists_every_entry() -> None:
     output = run_command("", "train", "--help").stdout
     assert all(text in output for text in ("--resume", "--offline.remine_every", "--loss.margin_online"))
+
+
+WAIT = dict.fromkeys(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
+DOCTOR = (("-c", "import aoq_command; raise SystemExit(aoq_command.main())"), ("-u", "-m", "aoq_ext"))
+
+
+@pytest.mark.parametrize("start", DOCTOR, ids=("aoq", "python -m aoq_ext"))
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(start: tuple[str, ...]) -> None:
+    """OpenMP says what it read when torch was loaded."""
+    for own, read, shown in (
+        ({}, "0", "OMP_WAIT_POLICY=passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "30000000000", "OMP_WAIT_POLICY=active"),
+        ({"GOMP_SPINCOUNT": "777"}, "777", "GOMP_SPINCOUNT=777"),
+    ):
+        result = run_python(*start, "doctor", **WAIT | {"OMP_DISPLAY_ENV": "verbose"} | own)
+        assert result.returncode == 0, result.stdout
+        assert read in re.findall("GOMP_SPINCOUNT = '(.*)'", result.stderr)
+        assert re.search(rf"✓ waiting threads +{shown},", result.stdout)
+
+
+def test_the_library_leaves_the_environment_alone() -> None:
+    code = "import os, sys, aoq_ext; sys.exit(any(name in os.environ for name in sys.argv[1:]))"
+    assert run_python("-c", code, *WAIT, **WAIT).returncode == 0
 
 
 def test_help_after_two_dashes_is_a_path() -> None:
