@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
 from aoq_command import WAIT_VARIABLES
 
 from . import _ops, build_info, functional, reference
