@@ -1,16 +1,27 @@
-"""The losses as modules. They hold options, no parameters."""
+"""The losses as modules. They hold options, no parameters; an option may be set later: ``loss.online = "hardest"``."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from . import functional
-from ._options import LossOptions
+from ._options import LossOptions, option_of
 
 __all__ = ["AdaptiveQuintupletLoss", "AdaptiveQuintupletScoreLoss"]
 
 
 class _Loss(nn.Module):
+    margin_online: float = option_of("options", LossOptions.create)
+    margin_offline: float = option_of("options", LossOptions.create)
+    alpha: float = option_of("options", LossOptions.create)
+    beta: float = option_of("options", LossOptions.create)
+    objective: str = option_of("options", LossOptions.create)
+    online: str = option_of("options", LossOptions.create)
+    reduction: str = option_of("options", LossOptions.create)
+    detach_weight: bool = option_of("options", LossOptions.create)
+    clamp_weight: bool = option_of("options", LossOptions.create)
+    gather_distributed: bool = option_of("options", LossOptions.create)
+
     def __init__(self, **options: object) -> None:
         super().__init__()
         self.options = LossOptions.create(**options)
@@ -79,6 +90,8 @@ class AdaptiveQuintupletLoss(_Loss):
         >>> loss.shape
         torch.Size([])
     """
+
+    similarity: str = option_of("options", LossOptions.create)
 
     def __init__(
         self,
