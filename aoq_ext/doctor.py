@@ -47,7 +47,7 @@ def _compare_with_reference(name: str, device: torch.device) -> Finding:
     worst = 0.0
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-3)):
         generator = torch.Generator().manual_seed(0)
-        values = torch.randn(6, 300, 70, dtype=torch.float64, generator=generator).to(device, dtype)
+        values = torch.randn(6, 300, 70, dtype=torch.float64, device="cpu", generator=generator).to(device, dtype)
         values = torch.nn.functional.normalize(values, dim=-1)
         results = []
         for loss in (functional.adaptive_quintuplet_loss, reference.adaptive_quintuplet_loss):
@@ -79,7 +79,7 @@ def _check_cuda() -> Finding:
         capability = "{}{}".format(*torch.cuda.get_device_capability())
         detail = f"{torch.cuda.get_device_name()} (sm_{capability}); CUDA compiled: {compiled}"
         device = torch.device("cuda", torch.cuda.current_device())
-        if not _ops.has_kernel(torch.empty(0, device=device)):
+        if not _ops.has_kernel(torch.empty(0, dtype=torch.float32, device=device)):
             cure = f"AOQ_CUDA_ARCHS={capability} pip install --force-reinstall --no-deps . (with nvcc at hand)"
             return Finding("CUDA", "note", f"{detail}; the losses run in plain PyTorch on this GPU", cure)
         found = _compare_with_reference("CUDA", device)

@@ -42,11 +42,13 @@ def caption_labels(captions: Sequence[str], text_image_index: Tensor, images: in
             f"text_image_index must be from 0 to {images - 1}, got {int(index.min())} to {int(index.max())}"
         )
     numbers: dict[str, int] = {}
-    label = torch.tensor([numbers.setdefault(normalised(caption), len(numbers)) for caption in captions]).long()
+    label = torch.tensor(
+        [numbers.setdefault(normalised(caption), len(numbers)) for caption in captions], dtype=torch.int64, device="cpu"
+    )
     own = torch.unique(torch.stack([index, label], dim=1), dim=0)  # sorted by image
-    offsets = torch.zeros(images + 1, dtype=torch.int64)
+    offsets = torch.zeros(images + 1, dtype=torch.int64, device="cpu")
     offsets[1:] = torch.bincount(own[:, 0], minlength=images).cumsum(0)
-    return (label, torch.arange(len(label) + 1)), (own[:, 1].contiguous(), offsets)
+    return (label, torch.arange(len(label) + 1, device="cpu")), (own[:, 1].contiguous(), offsets)
 
 
 def read_captions(path: str | Path) -> list[str]:

@@ -96,7 +96,7 @@ def collect(
 
 def _answer(run: LoadedRun, data: ImageTextData) -> _Answers:
     images, texts = run.embed_images(data.images).cpu(), run.embed_texts(data.captions).cpu()
-    owners, rows = torch.from_numpy(data.caption_image), torch.arange(len(data))
+    owners, rows = torch.from_numpy(data.caption_image), torch.arange(len(data), device="cpu")
     ranks = retrieval_ranks(images, texts, rows, owners), retrieval_ranks(texts, images, owners, rows)
     metrics = retrieval_metrics(images, texts, owners)
     return _Answers(images.numpy(), texts.numpy(), metrics, (ranks[0].numpy(), ranks[1].numpy()))
