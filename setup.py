@@ -145,8 +145,8 @@ def parallel_jobs() -> int:
             raise SystemExit(f"aoq_ext: MAX_JOBS must be a positive number, got {given!r}.")
         return int(given)
     machine = runpy.run_path(str(ROOT / "aoq_ext/_machine.py"))  # the package needs torch
-    memory = machine["available_memory"]() / 2**30
-    return max(1, min(machine["available_cores"](), int(memory / GIBIBYTES_PER_JOB)))
+    memory, cores = machine["available_memory"]() / 2**30, int(machine["available_cores"]())
+    return max(1, min(cores, int(memory / GIBIBYTES_PER_JOB)))
 
 
 setup(

@@ -1,4 +1,4 @@
-"""The losses as modules. They hold options, no parameters; an option may be set later: ``loss.online = "hardest"``."""
+"""The losses as modules. They hold options, no parameters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class AdaptiveQuintupletLoss(_Loss):
         L_i = w_i·[γ_on + n_i − p_i]₊ + v_i·[γ_on + m_i − p_i]₊
             + [γ_off + a_i − p_i]₊ + [γ_off + b_i − p_i]₊ + [γ_off + c_i − p_i]₊ + [γ_off + d_i − p_i]₊
 
-    The (B, B) score matrix is never stored: extra memory grows with B, not B².
+    The (B, B) score matrix is never stored: extra memory grows with B, not B². An option may also be set later, as
+    ``loss.online = "hardest"`` after a few epochs of ``"all"``.
 
     Args:
         margin_online: γ_on, margin of the online hinges, in units of the similarity.

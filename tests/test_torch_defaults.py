@@ -1,4 +1,4 @@
-"""Results under other defaults of torch than float32 on the CPU: the same, bit for bit, of the same dtype and device."""
+"""Results under other defaults of torch than float32 on the CPU: the same to the bit, the dtype and the device."""
 
 from __future__ import annotations
 

@@ -209,8 +209,8 @@ def find_nvcc() -> str | None:
 
 def parallel_jobs() -> int:
     machine = runpy.run_path(str(ROOT / "aoq_ext/_machine.py"))  # the package needs torch
-    memory = machine["available_memory"]() / 2**30
-    return max(1, min(machine["available_cores"](), int(memory / GIBIBYTES_PER_JOB)))
+    memory, cores = machine["available_memory"]() / 2**30, int(machine["available_cores"]())
+    return max(1, min(cores, int(memory / GIBIBYTES_PER_JOB)))
 
 
 if __name__ == "__main__":
