@@ -1,15 +1,23 @@
-"""The `aoq` command, outside the package, so that it can still speak when the package cannot be imported."""
+"""The `aoq` command, outside the package: it speaks when the package cannot be imported, and acts before torch is."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
+# How OpenMP's threads wait, by any of the variables that say so; each is read when torch is loaded.
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
 
 def main() -> int:
+    wait_passively()
+    if _only_asks(sys.argv[1:]):
+        _leave_out_imports("aoq_ext", "aoq_ext.training")
     # An interrupt in the middle of an import may be swallowed there; let it end the process instead.
     handler = signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     try:
@@ -20,6 +28,27 @@ def main() -> int:
     finally:
         signal.signal(signal.SIGINT, handler)
     return run()
+
+
+def wait_passively() -> None:
+    """Unless the user chose, let threads that wait sleep: spinning, they take the cores from those they wait for."""
+    if not any(name in os.environ for name in WAIT_VARIABLES):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def _only_asks(arguments: Sequence[str]) -> bool:
+    """Whether the answer is a text about the command line."""
+    if not arguments or arguments == ["--version"]:
+        return True
+    return not {"-h", "--help"}.isdisjoint(arguments) and "--" not in arguments
+
+
+def _leave_out_imports(*packages: str) -> None:
+    """Make the modules of these packages known without running the packages' own code, which imports torch."""
+    for name in packages:
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            sys.modules[name] = importlib.util.module_from_spec(spec)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -107,8 +108,9 @@ def parallel_jobs() -> int:
         if not given.isdecimal() or int(given) == 0:
             raise SystemExit(f"aoq_ext: MAX_JOBS must be a positive number, got {given!r}.")
         return int(given)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return max(1, min(len(os.sched_getaffinity(0)), int(memory / GIBIBYTES_PER_JOB)))
+    machine = runpy.run_path(str(ROOT / "aoq_ext/_machine.py"))  # the package needs torch
+    memory, cores = machine["available_memory"]() / 2**30, int(machine["available_cores"]())
+    return max(1, min(cores, int(memory / GIBIBYTES_PER_JOB)))
 
 
 setup(

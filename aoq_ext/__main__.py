@@ -1,4 +1,4 @@
-"""``python -m aoq_ext`` is the same as ``aoq``."""
+"""``python -m aoq_ext`` is the same as ``aoq``; `_start` does what must be done before torch is imported."""
 
 from aoq_ext.cli import main
 

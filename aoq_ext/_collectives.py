@@ -87,7 +87,7 @@ def join(check: Callable[[], None], describe: Callable[[], Mapping[str, int]], m
 
 def _exchange(numbers: Sequence[int], device: torch.device, capacity: int = 24) -> list[list[int]]:
     assert len(numbers) <= capacity
-    own = torch.tensor([*numbers, *[0] * (capacity - len(numbers))], device=device)
+    own = torch.tensor([*numbers, *[0] * (capacity - len(numbers))], dtype=torch.int64, device=device)
     everyone = own.new_empty((dist.get_world_size(), capacity))
     _all_gather(everyone.flatten(), own)
     return [list(map(int, row)) for row in everyone.tolist()]

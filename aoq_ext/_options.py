@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any
 
 from ._scalars import as_float
+
+
+class _Option:
+    """An option of an object that keeps it in another: in a value that is made anew, checked, when one is set.
+
+    Args:
+        holder: the attribute that has the options.
+        make: what makes it of all of them by name; None: it takes a new one itself.
+    """
+
+    def __init__(self, holder: str, make: Callable[..., Any] | None = None) -> None:
+        self._holder = holder
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        value = getattr(getattr(instance, self._holder), self._name)
+        return value.name.lower() if isinstance(value, IntEnum) else value
+
+    def __set__(self, instance: Any, value: object) -> None:
+        options = getattr(instance, self._holder)
+        if self._make is None:
+            setattr(options, self._name, value)
+        else:
+            setattr(instance, self._holder, self._make(**{**vars(options), self._name: value}))
+
+
+def option_of(holder: str, make: Callable[..., Any] | None = None) -> Any:
+    return _Option(holder, make)
 
 
 class Objective(IntEnum):

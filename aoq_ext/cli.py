@@ -1,6 +1,7 @@
 """The command line: ``aoq train | mine | eval | recipe | data | demo | doctor``.
 
-Each command imports what it needs only when it is called, so that ``aoq doctor`` runs where training cannot.
+Each command imports what it needs only when it is called, so that ``aoq doctor`` runs where training cannot, and only
+after its options are read, so that ``--help`` needs no torch (``aoq_command.py``).
 """
 
 from __future__ import annotations
@@ -64,7 +65,6 @@ def _train(argv: Sequence[str]) -> int:
     from jsonargparse import ArgumentParser
 
     from aoq_ext.training.parse import add_config_arguments, config_first, config_from
-    from aoq_ext.training.trainer import train
 
     parser = ArgumentParser(
         prog="aoq train",
@@ -75,6 +75,9 @@ def _train(argv: Sequence[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="continue the run in `run` from its last checkpoint")
     add_config_arguments(parser)
     parsed = parser.parse_args(config_first(argv))
+
+    from aoq_ext.training.trainer import train
+
     folder = train(config_from(parsed, parser), resume=parsed.resume)
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one speaks
         print(f"the run is in {folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from aoq_command import WAIT_VARIABLES
 
 from . import _ops, build_info, functional, reference
 from .cli import TRAIN_MODULES
@@ -44,7 +47,7 @@ def _compare_with_reference(name: str, device: torch.device) -> Finding:
     worst = 0.0
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-3)):
         generator = torch.Generator().manual_seed(0)
-        values = torch.randn(6, 300, 70, dtype=torch.float64, generator=generator).to(device, dtype)
+        values = torch.randn(6, 300, 70, dtype=torch.float64, device="cpu", generator=generator).to(device, dtype)
         values = torch.nn.functional.normalize(values, dim=-1)
         results = []
         for loss in (functional.adaptive_quintuplet_loss, reference.adaptive_quintuplet_loss):
@@ -60,6 +63,14 @@ def _compare_with_reference(name: str, device: torch.device) -> Finding:
     return Finding(name, "ok", f"agree with the reference (largest relative difference {worst:.1g})")
 
 
+def _check_waiting() -> Finding:
+    chosen = [f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ]
+    if chosen:
+        return Finding("waiting threads", "ok", f"{', '.join(chosen)}, as was set before torch was loaded")
+    cure = "OMP_WAIT_POLICY=passive in the environment, before torch is imported; `aoq` sets it"
+    return Finding("waiting threads", "note", "spin, which is slow on a machine that other work shares", cure)
+
+
 def _check_cuda() -> Finding:
     info = build_info()
     architectures, reason = info["CUDA architectures"], info["CUDA missing because"]
@@ -68,7 +79,7 @@ def _check_cuda() -> Finding:
         capability = "{}{}".format(*torch.cuda.get_device_capability())
         detail = f"{torch.cuda.get_device_name()} (sm_{capability}); CUDA compiled: {compiled}"
         device = torch.device("cuda", torch.cuda.current_device())
-        if not _ops.has_kernel(torch.empty(0, device=device)):
+        if not _ops.has_kernel(torch.empty(0, dtype=torch.float32, device=device)):
             again = f"AOQ_CUDA_ARCHS={capability} pip install --force-reinstall --no-deps . (with nvcc at hand)"
             cure = again if int(capability) >= 80 else "none: the kernels need sm_80 or later"
             return Finding("CUDA", "note", f"{detail}; the losses run in plain PyTorch on this GPU", cure)
@@ -110,6 +121,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _check_torch,
     _check_library,
     _check_kernels,
+    _check_waiting,
     _check_cuda,
     _check_training,
     _check_data,

@@ -5,12 +5,23 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import functional
-from ._options import LossOptions
+from ._options import LossOptions, option_of
 
 __all__ = ["AdaptiveQuintupletLoss", "AdaptiveQuintupletScoreLoss"]
 
 
 class _Loss(nn.Module):
+    margin_online: float = option_of("options", LossOptions.create)
+    margin_offline: float = option_of("options", LossOptions.create)
+    alpha: float = option_of("options", LossOptions.create)
+    beta: float = option_of("options", LossOptions.create)
+    objective: str = option_of("options", LossOptions.create)
+    online: str = option_of("options", LossOptions.create)
+    reduction: str = option_of("options", LossOptions.create)
+    detach_weight: bool = option_of("options", LossOptions.create)
+    clamp_weight: bool = option_of("options", LossOptions.create)
+    gather_distributed: bool = option_of("options", LossOptions.create)
+
     def __init__(self, **options: object) -> None:
         super().__init__()
         self.options = LossOptions.create(**options)
@@ -33,7 +44,8 @@ class AdaptiveQuintupletLoss(_Loss):
         L_i = w_i·[γ_on + n_i − p_i]₊ + v_i·[γ_on + m_i − p_i]₊
             + [γ_off + a_i − p_i]₊ + [γ_off + b_i − p_i]₊ + [γ_off + c_i − p_i]₊ + [γ_off + d_i − p_i]₊
 
-    The (B, B) score matrix is never stored: extra memory grows with B, not B².
+    The (B, B) score matrix is never stored: extra memory grows with B, not B². An option may also be set later, as
+    ``loss.online = "hardest"`` after a few epochs of ``"all"``.
 
     Args:
         margin_online: γ_on, margin of the online hinges, in units of the similarity.
@@ -79,6 +91,8 @@ class AdaptiveQuintupletLoss(_Loss):
         >>> loss.shape
         torch.Size([])
     """
+
+    similarity: str = option_of("options", LossOptions.create)
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ import torch
 from ladder_report import LADDER, MODELS, SPLITS, Results, report
 
 from aoq_ext._files import write_bytes_atomically
+from aoq_ext._machine import available_cores
 from aoq_ext.training import (
     OfflineLists,
     TrainConfig,
@@ -128,9 +129,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/ladder"), help="where the runs are kept (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where results go (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="runs at the same time (%(default)s)")
     arguments = parser.parse_args()
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    threads = max(1, available_cores() // arguments.jobs)
 
     def configs(objectives: Iterable[Objective]) -> list[TrainConfig]:
         return [
@@ -147,7 +148,7 @@ def main() -> None:
         "command": f"python benchmarks/ladder.py --seeds {arguments.seeds}",
         "machine": {
             "architecture": platform.machine(),
-            "cores": os.cpu_count(),
+            "cores": available_cores(),
             "jobs": arguments.jobs,
             "threads": threads,
         },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import statistics
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from aoq_ext._machine import available_cores
 from aoq_ext.training.config import Objective, TrainConfig
 
 LADDER: tuple[Objective, ...] = ("online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet")
@@ -62,7 +62,7 @@ def report(results: Results, seeds: int, configs: dict[str, TrainConfig]) -> str
         "# The ablation ladder on the bundled data",
         "",
         f"`python benchmarks/ladder.py --seeds {seeds}`: {seeds} seeds (0 to {seeds - 1}). {platform.machine()}, "
-        f"{os.cpu_count()} CPU cores; Python {platform.python_version()}, torch {torch.__version__}.",
+        f"{available_cores()} CPU cores; Python {platform.python_version()}, torch {torch.__version__}.",
         "",
         *(_describe(MODELS[model], configs[model]) for model in results),
         "",

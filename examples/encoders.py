@@ -93,14 +93,21 @@ class TransformersTokens:
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.options = {"padding": True, "padding_side": "right", "truncation": True, "max_length": max_length}
+        self.max_length = max_length
 
     def __len__(self) -> int:
         return len(self.tokenizer)
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """M captions -> tokens (M, L) and lengths (M,)"""
-        batch = self.tokenizer(list(captions), return_tensors="pt", **self.options)
+        batch = self.tokenizer(
+            list(captions),
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+        )
         return batch["input_ids"], batch["attention_mask"].sum(dim=1)
 
 

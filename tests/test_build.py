@@ -182,9 +182,11 @@ def test_the_command_speaks_when_the_package_cannot_be_imported(installed, tmp_p
     for name in ("aoq_ext", "aoq_command.py"):
         subprocess.run(["cp", "-r", installed / name, tmp_path / name], check=True)
     (tmp_path / "aoq_ext/libaoq.so").unlink()
-    result = python("import aoq_command, sys; sys.exit(aoq_command.main())", tmp_path)
+    code = "import aoq_command, sys; sys.argv[1:] = [{!r}]; sys.exit(aoq_command.main())"
+    result = python(code.format("doctor"), tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("✗ aoq_ext cannot be imported: the compiled library libaoq.so is not beside")
+    assert "usage: aoq COMMAND" in python(code.format("--help"), tmp_path).stdout
 
 
 def test_a_second_installation_in_one_process_is_an_import_error(installed, tmp_path):

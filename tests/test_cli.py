@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,19 +107,77 @@ def test_a_missing_extra_names_the_cure(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     output = capsys.readouterr().out
-    assert all(f"  {name}" in output for name in ("train", "mine", "eval", "data", "recipe", "demo", "doctor"))
+    assert all(f"  {name}" in output for name in NAMES)
 
 
 def test_python_dash_m_is_the_same(tmp_path: Path) -> None:
-    result = subprocess.run([sys.executable, "-m", "aoq_ext", "fly"], capture_output=True, text=True, timeout=60)
+    result = run_python("-m", "aoq_ext", "fly")
     assert result.returncode == 2
     assert "there is no command 'fly'" in result.stderr
 
 
-def test_looking_at_the_command_line_imports_nothing_heavy() -> None:
-    heavy = ("jsonargparse", "lightning_fabric", "rich", "tensorboard")
-    code = f"import sys, aoq_ext.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+HEAVY = ("torch", "numpy", "PIL", "lightning_fabric", "rich", "safetensors", "tensorboard")
+NAMES = ("train", "mine", "eval", "recipe", "data", "demo", "doctor")
+
+
+def run_command(code: str, *arguments: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which then executes ``code``."""
+    start = f"import sys, atexit, aoq_command; atexit.register(exec, {code!r}, globals()); sys.exit(aoq_command.main())"
+    return run_python("-c", start, *arguments, **settings)
+
+
+def run_python(*arguments: str, **settings: str | None) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, **settings}
+    environment = {name: value for name, value in variables.items() if value is not None}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["--help"], ["--version"], ["fly", "-h"], ["data", "verify", "--help"], *([name, "--help"] for name in NAMES)],
+    ids=" ".join,
+)
+def test_looking_at_the_command_line_imports_nothing_heavy(command: list[str]) -> None:
+    result = run_command(f"print('heavy:', *[name for name in {HEAVY} if name in sys.modules])", *command)
+    assert result.returncode == (2 if command in ([], ["fly", "-h"]) else 0)
+    assert "heavy:\n" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_help_of_training_lists_every_entry() -> None:
+    output = run_command("", "train", "--help").stdout
+    assert all(text in output for text in ("--resume", "--offline.remine_every", "--loss.margin_online"))
+
+
+WAIT = dict.fromkeys(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
+DOCTOR = (("-c", "import aoq_command; raise SystemExit(aoq_command.main())"), ("-u", "-m", "aoq_ext"))
+
+
+@pytest.mark.parametrize("start", DOCTOR, ids=("aoq", "python -m aoq_ext"))
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(start: tuple[str, ...]) -> None:
+    """OpenMP says what it read when torch was loaded."""
+    for own, read, shown in (
+        ({}, "0", "OMP_WAIT_POLICY=passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "30000000000", "OMP_WAIT_POLICY=active"),
+        ({"GOMP_SPINCOUNT": "777"}, "777", "GOMP_SPINCOUNT=777"),
+    ):
+        result = run_python(*start, "doctor", **WAIT | {"OMP_DISPLAY_ENV": "verbose"} | own)
+        assert result.returncode == 0, result.stdout
+        assert read in re.findall("GOMP_SPINCOUNT = '(.*)'", result.stderr)
+        assert re.search(rf"✓ waiting threads +{shown},", result.stdout)
+
+
+def test_the_library_leaves_the_environment_alone() -> None:
+    code = "import os, sys, aoq_ext; sys.exit(any(name in os.environ for name in sys.argv[1:]))"
+    assert run_python("-c", code, *WAIT, **WAIT).returncode == 0
+
+
+def test_help_after_two_dashes_is_a_path() -> None:
+    result = run_command("", "data", "verify", "--", "--help")
+    assert result.returncode == 1
+    assert result.stderr.startswith("aoq data: error: ")
+    assert "--help" in result.stderr
 
 
 def test_readme_names_what_the_configurations_name() -> None:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -207,8 +208,9 @@ def find_nvcc() -> str | None:
 
 
 def parallel_jobs() -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return max(1, min(len(os.sched_getaffinity(0)), int(memory / GIBIBYTES_PER_JOB)))
+    machine = runpy.run_path(str(ROOT / "aoq_ext/_machine.py"))  # the package needs torch
+    memory, cores = machine["available_memory"]() / 2**30, int(machine["available_cores"]())
+    return max(1, min(cores, int(memory / GIBIBYTES_PER_JOB)))
 
 
 if __name__ == "__main__":

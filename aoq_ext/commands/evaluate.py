@@ -188,7 +188,7 @@ def _text_image_index(path: Path | None, images: int, texts: int) -> Tensor:
             f"--text-image-index: expected the image of each text, as {texts:,} texts are not "
             f"{_CAPTIONS_PER_IMAGE} for each of {images:,} images, got none"
         )
-    return torch.arange(texts) // _CAPTIONS_PER_IMAGE
+    return torch.arange(texts, device="cpu") // _CAPTIONS_PER_IMAGE
 
 
 def _averaged(count: int, what: str, weights: Sequence[float] | None) -> str:

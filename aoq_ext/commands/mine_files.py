@@ -133,7 +133,7 @@ def _belonging(parsed: argparse.Namespace, index: Tensor, anchors: Source, candi
         )
     if parsed.authors_layout is not None:
         authors_layout.check_caption_order(index.numpy())
-    given: dict[str, Any] = {f"{texts}_ids": index, f"{images}_ids": torch.arange(rows[images])}
+    given: dict[str, Any] = {f"{texts}_ids": index, f"{images}_ids": torch.arange(rows[images], device="cpu")}
     if parsed.captions is not None:
         labels = caption_labels(read_captions(parsed.captions), index, rows[images])
         given[f"{texts}_labels"], given[f"{images}_labels"] = labels
@@ -145,7 +145,7 @@ def _text_images(parsed: argparse.Namespace, texts: int) -> Tensor | None:
     if parsed.text_image_index is not None:
         return read_integers(parsed.text_image_index, "text_image_index")
     if parsed.authors_layout is not None and parsed.anchor_ids is None:
-        return torch.arange(texts) // authors_layout.CAPTIONS
+        return torch.arange(texts, device="cpu") // authors_layout.CAPTIONS
     return None
 
 

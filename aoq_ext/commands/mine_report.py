@@ -97,7 +97,7 @@ def report_on_run(
     data = load_split(loaded.config.data, loaded.config.data.train_split)
     images, texts = loaded.embed_images(data.images), loaded.embed_texts(data.captions)
     text_images = torch.from_numpy(data.caption_image)
-    own = positive_scores(_embeddings(images, torch.arange(len(images))), _embeddings(texts, text_images))
+    own = positive_scores(_embeddings(images, torch.arange(len(images), device="cpu")), _embeddings(texts, text_images))
     before = earlier or (None, None)
     of_images, of_texts = _lists(lists.texts, lists.text_scores), _lists(lists.images, lists.image_scores)
     assert of_images is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext._machine import available_cores
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import LazyRows, sampled_rows
 
@@ -49,7 +49,7 @@ class Pictures(LazyRows):
         self.paths = [str(path) for path in paths]
         self.size = size
         self.shorter_side = shorter_side
-        self.threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
+        self.threads = threads or min(_MOST_THREADS, available_cores())
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)

@@ -107,10 +107,12 @@ class Vocabulary:
             row = [start, *(self._index.get(word, unknown) for word in tokenize(caption)), end]
             flat.extend(row)
             counts.append(len(row))
-        lengths = torch.tensor(counts, dtype=torch.int64)
-        tokens = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int64)
+        lengths = torch.tensor(counts, dtype=torch.int64, device="cpu")
+        tokens = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int64, device="cpu")
         if counts:
-            tokens[torch.arange(tokens.shape[1]) < lengths[:, None]] = torch.frombuffer(flat, dtype=torch.int64)
+            tokens[torch.arange(tokens.shape[1], device="cpu") < lengths[:, None]] = torch.frombuffer(
+                flat, dtype=torch.int64
+            )
         return tokens, lengths
 
     def decode(self, tokens: Sequence[int] | Tensor) -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
-from aoq_ext.encoders.attention import FEATURE_NORMS, FOCAL, POOLINGS
+from aoq_ext._options import option_of
 from aoq_ext.encoders.padding import check_features, check_lengths, mask_of
 from aoq_ext.encoders.score_grid import GridPlan, grid_scores
 from aoq_ext.encoders.score_rule import ScoreRule, Side, has_cpu_kernel
 
-DIRECTIONS = ("t2i", "i2t", "both")
 # Products at a time, by default.
 _KERNEL_CHUNK = 2**22  # a kernel works on one pair at a time: enough for matrix products at full speed
 _CPU_CHUNK = 2**20  # PyTorch's operations pass over a block again and again: as many as a core's cache holds
@@ -58,6 +56,13 @@ class CrossAttention(nn.Module):
         torch.Size([3, 5])
     """
 
+    direction: str = option_of("rule", ScoreRule)
+    feature_norm: str = option_of("rule", ScoreRule)
+    lambda_softmax: float = option_of("rule", ScoreRule)
+    pooling: str = option_of("rule", ScoreRule)
+    lambda_lse: float = option_of("rule", ScoreRule)
+    focal: str | None = option_of("rule", ScoreRule)
+
     def __init__(
         self,
         direction: str = "t2i",
@@ -70,14 +75,6 @@ class CrossAttention(nn.Module):
         kept_elements: int = _KEPT,
     ) -> None:
         super().__init__()
-        _check_choice("direction", direction, DIRECTIONS)
-        _check_choice("feature_norm", feature_norm, FEATURE_NORMS)
-        _check_choice("pooling", pooling, POOLINGS)
-        if focal is not None:
-            _check_choice("focal", focal, FOCAL)
-        for name, value in (("lambda_softmax", lambda_softmax), ("lambda_lse", lambda_lse)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: expected a positive number, got {value}")
         if chunk_elements is not None and chunk_elements < 1:
             raise ValueError(f"chunk_elements: expected a positive integer or None, got {chunk_elements}")
         self.rule = ScoreRule(direction, feature_norm, lambda_softmax, pooling, lambda_lse, focal)
@@ -143,9 +140,3 @@ def _mask(features: Tensor, lengths: Tensor | None) -> Tensor | None:
 
 def _working(features: Tensor) -> Tensor:
     return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    known = list(choices)  # type: ignore[call-overload]
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {known}, got {value!r}")

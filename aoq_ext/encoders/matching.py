@@ -107,7 +107,7 @@ class CrossAttentionModel(MatchingModel):
         assert callable(function)
         lengths = texts.lengths
         if lengths is None:
-            lengths = torch.full((len(texts),), texts.values.shape[1], device=texts.values.device)
+            lengths = torch.full((len(texts),), texts.values.shape[1], dtype=torch.int64, device=texts.values.device)
         scores: Tensor = function(images.values, texts.values, lengths, images.lengths)
         return scores
 

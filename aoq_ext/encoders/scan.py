@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aoq_ext._options import option_of
 from aoq_ext.encoders.cross_attention import CrossAttention
 from aoq_ext.encoders.matching import CrossAttentionModel
 from aoq_ext.encoders.regions import RegionEncoder
@@ -44,6 +45,13 @@ class SCAN(CrossAttentionModel):
         >>> model.scores(images, texts).shape
         torch.Size([2, 2])
     """
+
+    direction: str = option_of("attention")
+    feature_norm: str = option_of("attention")
+    pooling: str = option_of("attention")
+    lambda_softmax: float = option_of("attention")
+    lambda_lse: float = option_of("attention")
+    chunk_elements: int | None = option_of("attention")
 
     def __init__(
         self,
@@ -91,6 +99,10 @@ class BFAN(CrossAttentionModel):
         lambda_softmax: λ.
         vocabulary_size, image_dim, dim, word_dim, chunk_elements: as for `SCAN`.
     """
+
+    focal: str = option_of("attention")
+    lambda_softmax: float = option_of("attention")
+    chunk_elements: int | None = option_of("attention")
 
     def __init__(
         self,

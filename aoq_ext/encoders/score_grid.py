@@ -46,7 +46,7 @@ class GridPlan:
         longest = self.text_lengths[0]
         text_mask = None
         if self.text_lengths[-1] < longest:
-            text_mask = mask_of(torch.tensor(self.text_lengths, device=texts.device), longest)
+            text_mask = mask_of(torch.tensor(self.text_lengths, dtype=torch.int64, device=texts.device), longest)
         return (
             Side.of(images, image_mask, self.rule.attends_to_regions),
             Side.of(texts[:, :longest].index_select(0, order), text_mask, self.rule.attends_to_words),
@@ -74,7 +74,8 @@ class GridPlan:
 
 def grid_scores(images: Tensor, image_mask: Tensor | None, texts: Tensor, plan: GridPlan) -> Tensor:
     """images: (N, R, D); image_mask: (N, R); texts: (M, L, D) -> (N, M)"""
-    scores: Tensor = _Grid.apply(plan, torch.tensor(plan.order, device=texts.device), image_mask, images, texts)
+    order = torch.tensor(plan.order, dtype=torch.int64, device=texts.device)
+    scores: Tensor = _Grid.apply(plan, order, image_mask, images, texts)
     return scores
 
 

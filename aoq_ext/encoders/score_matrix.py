@@ -42,7 +42,7 @@ class PackedFeatures:
             self._vectors = batch.values.dim() == 2
             values = batch.values.detach().unsqueeze(1) if self._vectors else batch.values.detach()  # (N, F, D)
             size = values.shape[1]
-            length = batch.lengths if batch.lengths is not None else torch.full((len(batch),), size)
+            length = values.new_full((len(batch),), size, dtype=torch.int64) if batch.lengths is None else batch.lengths
             length = length.to(values.device)
             mask = torch.arange(size, device=length.device) < length.unsqueeze(1)
             store.add(store.everyones(values[mask]).to(target))
@@ -59,10 +59,10 @@ class PackedFeatures:
     def rows(self, index: Tensor | slice) -> Features:
         """These items, in any order, padded with zeros to the longest of them."""
         if isinstance(index, slice):
-            index = torch.arange(len(self))[index]
+            index = torch.arange(len(self), device="cpu")[index]
         lengths = self.lengths[index]
         longest = int(lengths.max()) if len(lengths) else 0
-        place = torch.arange(longest)
+        place = torch.arange(longest, device="cpu")
         inside = place < lengths[:, None]  # (n, F)
         rows = torch.where(inside, self.firsts[index][:, None] + place, 0)
         padded = self.values.index_select(0, rows.flatten().to(self.values.device)).unflatten(0, rows.shape)
@@ -100,7 +100,7 @@ def score_matrix(
     text_block: int = 512,
 ) -> Tensor:
     """The score of every image and every text, (N, M) float32 on the CPU."""
-    matrix = torch.empty(len(images), len(texts))
+    matrix = torch.empty(len(images), len(texts), dtype=torch.float32, device="cpu")
     for rows, columns, scores in score_blocks(model, images, texts, image_block, text_block):
         matrix[rows, columns] = scores.float().cpu()
     return matrix

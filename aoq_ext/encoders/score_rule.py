@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from aoq_ext import _ops
 from aoq_ext.encoders.attention import FEATURE_NORMS, FOCAL, POOLINGS, relevance
+
+DIRECTIONS = ("t2i", "i2t", "both")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,17 @@ class ScoreRule:
     pooling: str
     lambda_lse: float
     focal: str | None
+
+    def __post_init__(self) -> None:
+        choices = {"direction": DIRECTIONS, "feature_norm": FEATURE_NORMS, "pooling": POOLINGS, "focal": [None, *FOCAL]}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                known = [choice for choice in known if choice is not None]
+                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        for name in ("lambda_softmax", "lambda_lse"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}: expected a positive number, got {value}")
 
     @property
     def attends_to_regions(self) -> bool:

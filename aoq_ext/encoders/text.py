@@ -45,7 +45,7 @@ class GRUEncoder(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens: (B, L) integers, padded with 0; lengths: (B,) integers from 1 to L -> (B, D)"""
         if self.training and self.word_dropout > 0:
-            forgotten = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+            forgotten = torch.rand(tokens.shape, dtype=torch.float32, device=tokens.device) < self.word_dropout
             tokens = torch.where(forgotten & (tokens > UNKNOWN), UNKNOWN, tokens)
         # Reading past a caption's end costs less than packing does, and the states there are never looked at.
         states, _ = self.gru(self.dropout(self.words(tokens)))  # (B, L, hidden)

@@ -38,7 +38,7 @@ class RetrievalRanks:
 
     def metrics(self) -> dict[str, float]:
         """The dictionary that `aoq_ext.metrics.retrieval_metrics` returns."""
-        once = torch.ones(1, len(self.i2t), dtype=torch.int64)
+        once = torch.ones(1, len(self.i2t), dtype=torch.int64, device="cpu")
         return {key: float(value) for key, value in _average(list(self._folds()), once).items()}
 
     def bootstrap(self, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -63,11 +63,11 @@ class RetrievalRanks:
         chunks = []
         for start in range(0, resamples, step):
             rows = min(step, resamples - start)
-            counts = torch.zeros(rows, self.folds, size, dtype=torch.int64)
-            drawn = torch.randint(size, counts.shape, generator=generator)
+            counts = torch.zeros(rows, self.folds, size, dtype=torch.int64, device="cpu")
+            drawn = torch.randint(size, counts.shape, generator=generator, device="cpu")
             counts.scatter_add_(2, drawn, torch.ones_like(drawn))
             chunks.append(_average(folds, counts.flatten(1)))
-        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device="cpu")
         intervals = {}
         for key in chunks[0]:
             low, high = torch.quantile(torch.cat([chunk[key] for chunk in chunks]), ends).tolist()
@@ -85,7 +85,7 @@ class RetrievalRanks:
     def _folds(self) -> Iterator[dict[str, _Queries]]:
         """The queries of each fold, both ways, on the CPU."""
         i2t, t2i, owners = self.i2t.cpu(), self.t2i.cpu(), self.text_image_index.cpu()
-        for images in torch.arange(len(i2t)).chunk(self.folds):
+        for images in torch.arange(len(i2t), device=i2t.device).chunk(self.folds):
             texts = torch.nonzero((owners >= images[0]) & (owners <= images[-1])).flatten()
             yield {"i2t": _Queries.of(i2t[images], images), "t2i": _Queries.of(t2i[texts], owners[texts])}
 

@@ -13,6 +13,7 @@ from .._files import nearest_existing
 from .embeddings import Embeddings, Source, TensorSource
 from .engine import mine_rows
 from .files import DEFAULT_MEMORY
+from .keys import no_keys
 from .manifest import Manifest
 from .plan import MiningPlan, make_plan
 from .shards import Shards, choose_shard_rows
@@ -99,7 +100,7 @@ def _calibrate(task: MiningTask, device: torch.device) -> float:
         part = MiningTask(Embeddings(anchors), Embeddings(candidates), task.k, task.k_reverse, task.skip)
         reverse = None
         if part.depth_reverse is not None:
-            reverse = torch.full((some, part.depth_reverse), torch.iinfo(torch.int64).min)
+            reverse = no_keys(some, part.depth_reverse)
         plan = make_plan(part, None, device)
         started = time.perf_counter()
         mine_rows(part, 0, len(part.anchors), plan, device, reverse).cpu()

@@ -70,9 +70,14 @@ class NegativeRules:
         )
 
 
+def no_positives(rows: int) -> Tensor:
+    """(rows,) float32, the p of anchors that have no candidate of their own"""
+    return torch.full((rows,), -torch.inf, dtype=torch.float32, device="cpu")
+
+
 def positive_scores(anchors: Embeddings, candidates: Embeddings) -> tuple[Tensor, Tensor]:
     """The highest score of each anchor, (N,), and candidate, (M,), with those of its own id; −inf without any."""
-    best = [torch.full((len(side),), -torch.inf) for side in (anchors, candidates)]
+    best = [no_positives(len(side)) for side in (anchors, candidates)]
     for rows, columns in _own_pairs(anchors, candidates):
         x, y = anchors.source.take(rows).double(), candidates.source.take(columns).double()
         scores = ordered_dot(x, y).float().cpu()
@@ -92,6 +97,6 @@ def _own_pairs(anchors: Embeddings, candidates: Embeddings) -> Iterator[tuple[Te
     end = count.cumsum(0)
     total = int(end[-1]) if len(end) else 0
     for start in range(0, total, some):
-        number = torch.arange(start, min(start + some, total))
+        number = torch.arange(start, min(start + some, total), device=end.device)
         row = torch.searchsorted(end, number, right=True)
         yield row, order[first[row] + number - (end[row] - count[row])]

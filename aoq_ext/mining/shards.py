@@ -150,7 +150,7 @@ def reverse_buffer(task: MiningTask, folder: Path, memory_limit: int) -> Tensor 
         return None
     shape, amount = (len(task.candidates), task.depth_reverse), reverse_bytes(task)
     if amount <= memory_limit // 4:
-        return torch.empty(shape, dtype=torch.int64)
+        return torch.empty(shape, dtype=torch.int64, device="cpu")
     descriptor, path = tempfile.mkstemp(prefix=".reverse.", suffix=".tmp", dir=folder)
     try:
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a fatal signal in a mapping

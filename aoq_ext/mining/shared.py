@@ -18,7 +18,7 @@ from . import keys
 from .embeddings import Embeddings, Source, TensorSource, check_all_finite
 from .engine import OnTile, mine_side
 from .plan import MiningPlan, make_plan
-from .rules import NegativeRules, positive_scores
+from .rules import NegativeRules, no_positives, positive_scores
 from .side import Ragged
 from .task import Ids, Labels, MiningTask, check_numbers, check_scores_fit, make_sides
 from .team import Team
@@ -47,7 +47,7 @@ class _Absent:
     dtype: torch.dtype
 
     def rows(self, start: int, stop: int) -> Tensor:
-        return torch.empty(stop - start, self.shape[1], dtype=self.dtype)
+        return torch.empty(stop - start, self.shape[1], dtype=self.dtype, device="cpu")
 
     def take(self, index: Tensor) -> Tensor:
         raise RuntimeError("rows of another rank cannot be taken")
@@ -184,8 +184,8 @@ def _exchange_device(device: torch.device) -> torch.device:
 def _with_caps(shared: SharedTask, rules: NegativeRules) -> SharedTask:
     """The task with the caps of every anchor and candidate."""
     task = shared.task
-    row_best = torch.full((len(task.anchors),), -torch.inf)
-    column_best = [torch.full((len(candidates),), -torch.inf) for candidates in shared.everyone]
+    row_best = no_positives(len(task.anchors))
+    column_best = [no_positives(len(candidates)) for candidates in shared.everyone]
     if rules.needs_positives:
         where = _exchange_device(torch.device("cuda") if dist.get_backend() != "gloo" else torch.device("cpu"))
         step = max(1, _POSITIVE_BLOCK // (task.anchors.width * task.anchors.source.dtype.itemsize))

@@ -191,7 +191,7 @@ class SafetensorsSource:
             return cast(Tensor, file.get_slice(self.tensor)[start:stop].clone())
 
     def take(self, index: Tensor) -> Tensor:
-        parts = [torch.empty(0, self.shape[1], dtype=self.dtype)]
+        parts = [torch.empty(0, self.shape[1], dtype=self.dtype, device="cpu")]
         for some in index.cpu().split(_ROWS_AT_A_TIME):
             with _safe_open(self.path) as file:
                 parts.append(file.get_tensor(self.tensor)[some])

@@ -73,7 +73,7 @@ class _Slot:
     def __init__(self, rows: int, source: RowSource, device: torch.device) -> None:
         shape = (rows, source.shape[1])
         self.device = device
-        self.pinned = torch.empty(shape, dtype=source.dtype, pin_memory=True)
+        self.pinned = torch.empty(shape, dtype=source.dtype, device="cpu", pin_memory=True)
         self.rows = torch.empty(shape, dtype=source.dtype, device=device)
         self.copied = torch.cuda.Event()  # the block has come to the device
         self.used = torch.cuda.Event()  # whoever asked for it has used it

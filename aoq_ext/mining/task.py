@@ -14,7 +14,7 @@ from .._scalars import as_int
 from .._validation import INTEGER_DTYPES, as_int64, check_integers, check_tensor, dtype_of, shape_of
 from . import keys
 from .embeddings import Embeddings, Source, check_all_finite
-from .rules import NegativeRules, positive_scores
+from .rules import NegativeRules, no_positives, positive_scores
 from .side import Ragged
 from .sources import read_integers
 
@@ -75,7 +75,7 @@ def make_task(
     rows, columns = make_sides(anchors, candidates, anchor_ids, candidate_ids, anchor_labels, candidate_labels)
     check_scores_fit(check_all_finite("anchors", anchors), check_all_finite("candidates", candidates))
     if rules.has_caps:
-        unbound = [torch.full((len(side),), -torch.inf) for side in (rows, columns)]
+        unbound = [no_positives(len(side)) for side in (rows, columns)]
         p_rows, p_columns = positive_scores(rows, columns) if rules.needs_positives else unbound
         rows, columns = rows.with_caps(rules.caps(p_rows)), columns.with_caps(rules.caps(p_columns))
     return MiningTask(rows, columns, k, k_reverse, rules.skip)
@@ -163,17 +163,19 @@ def _ragged(name: str, labels: Labels, rows: int) -> Ragged:
             if any(isinstance(row, (str, bytes)) for row in labels):
                 raise TypeError("text is no sequence of integers")
             lengths = [len(row) for row in labels]
-            values = torch.tensor([operator.index(label) for row in labels for label in row], dtype=torch.int64)
+            values = torch.tensor(
+                [operator.index(label) for row in labels for label in row], dtype=torch.int64, device="cpu"
+            )
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"{name} must be (values, offsets) or a sequence of integers for every row, got {labels!r:.60}"
             ) from error
-        offsets = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
+        offsets = torch.tensor([0, *lengths], dtype=torch.int64, device="cpu").cumsum(0)
     if len(offsets) != rows + 1:
         raise ValueError(f"{name} must have labels for {rows} rows, got {len(offsets) - 1}")
     if int(offsets[0]) != 0 or int(offsets[-1]) != len(values) or bool((offsets.diff() < 0).any()):
         raise ValueError(f"{name} must have offsets that rise from 0 to the number of values, {len(values)}")
-    row = torch.repeat_interleave(torch.arange(rows), offsets.diff())
+    row = torch.repeat_interleave(torch.arange(rows, device=offsets.device), offsets.diff())
     by_value = values.argsort(stable=True)
     order = by_value[row[by_value].argsort(stable=True)]
     return Ragged(values[order], offsets)

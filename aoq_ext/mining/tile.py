@@ -39,5 +39,9 @@ def has_kernel(device: torch.device, dtype: torch.dtype, longest: int = 1) -> bo
     """Whether the fused operator takes rows of that kind and lists of that length; plain PyTorch serves the others."""
     if dtype == torch.float64:
         return False
-    on_cuda = device.type == "cuda" and longest <= _LONGEST_ON_CUDA and _ops.has_kernel(torch.empty(0, device=device))
+    on_cuda = (
+        device.type == "cuda"
+        and longest <= _LONGEST_ON_CUDA
+        and _ops.has_kernel(torch.empty(0, dtype=torch.float32, device=device))
+    )
     return device.type == "cpu" or on_cuda

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aoq_ext._machine import available_cores
 from aoq_ext._version import __version__
 from aoq_ext.data import ImageTextData
 from aoq_ext.metrics import retrieval_metrics, retrieval_ranks
@@ -96,7 +96,7 @@ def collect(
 
 def _answer(run: LoadedRun, data: ImageTextData) -> _Answers:
     images, texts = run.embed_images(data.images).cpu(), run.embed_texts(data.captions).cpu()
-    owners, rows = torch.from_numpy(data.caption_image), torch.arange(len(data))
+    owners, rows = torch.from_numpy(data.caption_image), torch.arange(len(data), device="cpu")
     ranks = retrieval_ranks(images, texts, rows, owners), retrieval_ranks(texts, images, owners, rows)
     metrics = retrieval_metrics(images, texts, owners)
     return _Answers(images.numpy(), texts.numpy(), metrics, (ranks[0].numpy(), ranks[1].numpy()))
@@ -142,8 +142,7 @@ def _mined(run: LoadedRun, train: ImageTextData, lists: OfflineLists, seed: int)
 
 def machine() -> str:
     """The processor as it calls itself, and how much of it torch uses."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
+    cores, threads = available_cores(), torch.get_num_threads()
     return f"{_count(cores, 'CPU core')} ({_processor()}), {platform.system()}, {_count(threads, 'torch thread')}"
 
 

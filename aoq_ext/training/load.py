@@ -14,6 +14,7 @@ from torch import Tensor
 from aoq_ext.data import Tokenizer
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model
 from aoq_ext.training.config import ConfigError, TrainConfig
+from aoq_ext.training.defaults import torch_defaults
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
 from aoq_ext.training.parse import load_config
@@ -48,6 +49,7 @@ class LoadedRun:
         return self.model
 
 
+@torch_defaults()
 def load_run(
     run: str | Path,
     which: Literal["best", "last"] = "best",

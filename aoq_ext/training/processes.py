@@ -140,7 +140,9 @@ class Processes:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not parameters:
             return
-        used = torch.tensor([parameter.grad is not None for parameter in parameters], device=parameters[0].device)
+        used = torch.tensor(
+            [parameter.grad is not None for parameter in parameters], dtype=torch.bool, device=parameters[0].device
+        )
         used = used.int()
         dist.all_reduce(used, dist.ReduceOp.MAX)
         gradients = []

@@ -78,7 +78,7 @@ class _Candidates:
     def __init__(self, texts: Tensor, images: Tensor) -> None:
         self.texts, self.images = texts.contiguous(), images.contiguous()
         by_image, self._places = self.images.flatten().sort(stable=True)
-        numbers = torch.arange(len(texts) + 1, dtype=by_image.dtype)
+        numbers = torch.arange(len(texts) + 1, dtype=by_image.dtype, device=by_image.device)
         self._firsts = torch.searchsorted(by_image, numbers)  # (N + 1,) into places
         self.counts = (texts >= 0).sum(dim=1) + self._firsts.diff()  # (N,)
         block = (self.counts.cumsum(0) - self.counts) // _BLOCK
@@ -157,14 +157,20 @@ class _Job:
 
     def scores(self) -> tuple[Tensor, Tensor]:
         """Of all candidates, where they are listed; -inf elsewhere."""
-        self.found = tuple(torch.full(side.shape, -torch.inf) for side in self.candidates.sides)
+        self.found = tuple(
+            torch.full(side.shape, -torch.inf, dtype=torch.float32, device="cpu") for side in self.candidates.sides
+        )
         self.done = self.scored = 0
         missing = self._without_kept()
         world, rank = (1, 0) if self.processes is None else (self.processes.world, self.processes.rank)
         for start in range(0, len(missing), world):  # a block for each process
             group = {number: self.candidates.pairs(number) for number in missing[start : start + world]}
             mine = missing[start + rank] if start + rank < len(missing) else None
-            own = torch.empty(0) if mine is None else _of_pairs(self.split, group[mine])
+            own = (
+                torch.empty(0, dtype=torch.float32, device="cpu")
+                if mine is None
+                else _of_pairs(self.split, group[mine])
+            )
             everyones = gathered(own, self.split.device, self.processes)
             parts = everyones.split([len(pairs) for pairs in group.values()])
             for pairs, scores in zip(group.values(), parts, strict=True):
@@ -209,7 +215,7 @@ def _of_pairs(split: ScoredSplit, pairs: _Pairs) -> Tensor:
     images, counts = pairs.image.unique_consecutive(return_counts=True)
     texts = pairs.text.split(counts.tolist())
     parts = [split.of_image(image, some) for image, some in zip(images.tolist(), texts, strict=True)]
-    return torch.cat([torch.empty(0), *parts])
+    return torch.cat([torch.empty(0, dtype=torch.float32, device="cpu"), *parts])
 
 
 def _check(pairs: _Pairs, scores: Tensor) -> None:

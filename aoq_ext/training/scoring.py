@@ -96,7 +96,11 @@ class ScoredSplit:
         for first in range(0, len(blocks), world):  # a block for each process
             group = blocks[first : first + world]
             rank = 0 if processes is None else processes.rank
-            own = self._rows(group[rank]) if rank < len(group) else torch.empty(0, len(self.texts))
+            own = (
+                self._rows(group[rank])
+                if rank < len(group)
+                else torch.empty(0, len(self.texts), dtype=torch.float32, device="cpu")
+            )
             rows = gathered(own, self.device, processes)
             scores[group[0] : group[0] + len(rows)] = rows.numpy()
         return scores
@@ -112,7 +116,7 @@ class ScoredSplit:
         """The scores of an image and some texts (n,): (n,) on the CPU; their bits depend on this list alone."""
         features = self.images.rows(slice(image, image + 1)).to(self.device)
         longest_first = self.texts.lengths[texts].argsort(descending=True, stable=True)
-        scores = torch.empty(len(texts), device=self.device)
+        scores = torch.empty(len(texts), dtype=torch.float32, device=self.device)
         with evaluating(self.model):
             for some in longest_first.split(_TEXTS):
                 part = self.model.scores(features, self.texts.rows(texts[some]).to(self.device))
@@ -123,7 +127,7 @@ class ScoredSplit:
 def pooled(features: PackedFeatures, device: torch.device, processes: Processes | None = None) -> Tensor:
     """(N, D): the mean of an item's fragments, L2-normalised; what candidates for `rerank` are found by."""
     share = slice(0, len(features)) if processes is None else processes.share(len(features))
-    means = torch.zeros(share.stop - share.start, features.values.shape[1])
+    means = torch.zeros(share.stop - share.start, features.values.shape[1], dtype=torch.float32, device="cpu")
     for first in range(share.start, share.stop, _POOLED):
         last = min(first + _POOLED, share.stop)
         item = torch.repeat_interleave(features.lengths[first:last])

@@ -17,6 +17,7 @@ from aoq_ext.training import streams
 from aoq_ext.training.batches import PairBatches
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
+from aoq_ext.training.defaults import torch_defaults
 from aoq_ext.training.evaluation import evaluate
 from aoq_ext.training.journal import Journal, TrainingError
 from aoq_ext.training.model import build_model
@@ -33,6 +34,7 @@ from aoq_ext.training.update import Update
 __all__ = ["Trainer", "TrainingError", "train"]
 
 
+@torch_defaults()
 def train(
     config: TrainConfig,
     *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aoq_ext._machine import available_cores
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
 from aoq_ext.data.karpathy import Entry, find_json, find_pictures, missing_pictures, read_entries
@@ -143,7 +143,7 @@ def _undecoded(
         return None
 
     damaged, refused = [], []
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, available_cores())) as pool:
         for first in range(0, len(paths), _DECODED_AT_ONCE):
             part = paths[first : first + _DECODED_AT_ONCE]
             for path, error in zip(part, pool.map(fault, part)):
