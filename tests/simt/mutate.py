@@ -26,9 +26,8 @@ from queue import Queue
 from threading import Lock
 from typing import Any
 
-from mutations import MUTATIONS, Mutation
-
 from build import BUILD, ROOT, environment, prefix
+from mutations import MUTATIONS, Mutation
 
 TABLE = ROOT / "tests" / "simt" / "MUTATIONS.md"
 FOLDER = BUILD / "mutants"
