@@ -17,20 +17,17 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from ._collectives import (
-    Batch,
-    gather_rows,
-    is_distributed,
-    join,
-    merge_hardest,
-    refuse_second_derivative,
-    sum_over_ranks,
-)
 from ._ops import allows_tf32
 from ._options import LossOptions, Online, Reduction
 from ._validation import FLOAT_DTYPES, check_embeddings, check_scores
+from .parallel import Shares, are_joined
+from .parallel.agreement import agree
+from .parallel.tensors import gather_rows, reduce_over_ranks, refuse_second_derivative, sum_over_ranks
+
+_LOW = 0xFFFFFFFF
 
 
 def join_embeddings(
@@ -39,7 +36,7 @@ def join_embeddings(
     offline: Sequence[Tensor | None],  # hard_image, hard_text, hard_text_image, hard_image_text
     group_ids: Tensor | None,  # (B,)
     options: LossOptions,
-) -> Batch | None:
+) -> Shares | None:
     """Check the arguments; None where this process has the whole batch."""
     names = ("hard_image", "hard_text", "hard_text_image", "hard_image_text")
 
@@ -57,10 +54,10 @@ def join_scores(
     offline: Sequence[Tensor | None],  # each (B,)
     group_ids: Tensor | None,  # (B,)
     options: LossOptions,
-) -> Batch | None:
+) -> Shares | None:
     """Check the arguments; None where this process has the whole batch."""
     names = ("hard_text_scores", "hard_image_scores", "hard_pair_scores", "partner_pair_scores")
-    spread = options.gather_distributed and is_distributed()
+    spread = options.gather_distributed and are_joined()
 
     def check() -> None:
         check_scores(scores, dict(zip(names, offline)), group_ids, options, square=not spread)
@@ -79,9 +76,9 @@ def join_scores(
 
 def _join(
     check: Callable[[], None], describe: Callable[[], Mapping[str, int]], model: Tensor, options: LossOptions
-) -> Batch | None:
-    if options.gather_distributed and is_distributed():
-        return join(check, describe, model)
+) -> Shares | None:
+    if options.gather_distributed and are_joined():
+        return agree(check, describe, model)
     check()
     return None
 
@@ -108,7 +105,7 @@ def quintuplet_loss(
     operands: Sequence[Tensor | None],
     group_ids: Tensor | None,
     options: LossOptions,
-    batch: Batch,
+    batch: Shares,
 ) -> Tensor:  # () or (B,)
     """The fused loss of embeddings: image, text, hard_image, hard_text, hard_text_image, hard_image_text."""
     used = (2, 4, 6, 6)[options.objective]
@@ -122,7 +119,7 @@ def quintuplet_score_loss(
     offline: Sequence[Tensor | None],
     group_ids: Tensor | None,
     options: LossOptions,
-    batch: Batch,
+    batch: Shares,
 ) -> Tensor:  # () or (B,)
     """The fused loss of the rows of a score matrix."""
     used = (0, 2, 4, 4)[options.objective]
@@ -134,7 +131,7 @@ def quintuplet_score_loss(
 class _GatheredLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, options: LossOptions, batch: Batch, group_ids: Tensor | None, *operands: Tensor | None
+        ctx: Any, options: LossOptions, batch: Shares, group_ids: Tensor | None, *operands: Tensor | None
     ) -> Tensor:
         image, text = operands[:2]
         assert image is not None and text is not None
@@ -171,7 +168,7 @@ class _GatheredLoss(torch.autograd.Function):
 class _GatheredScoreLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, options: LossOptions, batch: Batch, group_ids: Tensor | None, scores: Tensor, *offline: Tensor | None
+        ctx: Any, options: LossOptions, batch: Shares, group_ids: Tensor | None, scores: Tensor, *offline: Tensor | None
     ) -> Tensor:
         compute = torch.float64 if scores.dtype == torch.float64 else torch.float32
         anchors = scores.new_zeros((5, batch.rows), dtype=compute)
@@ -203,7 +200,7 @@ class _GatheredScoreLoss(torch.autograd.Function):
         return None, None, None, *(grad if flag else None for grad, flag in zip(grads, wanted))
 
 
-def _all_positive(scores: Tensor, options: LossOptions, batch: Batch) -> Tensor:  # (5, B) -> (C,)
+def _all_positive(scores: Tensor, options: LossOptions, batch: Shares) -> Tensor:  # (5, B) -> (C,)
     """p of every anchor; zeros where the online negatives do not depend on it."""
     return scores.new_zeros(batch.total) if options.online == Online.HARDEST else gather_rows(scores[0], batch)
 
@@ -212,7 +209,7 @@ def _finish(
     scores: Tensor,  # (5, B)
     negatives: Sequence[Tensor],  # keys and hinges of the rows (2, B), then of the columns (2, C)
     options: LossOptions,
-    batch: Batch,
+    batch: Shares,
 ) -> Sequence[Tensor]:
     """losses, text_index, image_index (B,) and saved (10, B)."""
     text_keys, text_hinges, column_keys, column_hinges = negatives
@@ -228,7 +225,25 @@ def _finish(
     return finished
 
 
-def _reduce(losses: Tensor, options: LossOptions, batch: Batch) -> Tensor:  # (B,) -> () or (B,)
+def merge_hardest(keys: Tensor, score_bits: int) -> Tensor:
+    """The greatest score of any rank, then its lowest index: (2, C) int64 [order key, index] in and out, on every rank.
+
+    A key of 32 bits is packed with its index, so that one integer maximum decides both, whichever rank comes first.
+    """
+    score, index = keys
+    if score_bits == 32:
+        packed = (score << 32) | ((index & _LOW) ^ _LOW)  # a lower index is a greater key; none, −1, the least
+        reduce_over_ranks(packed, dist.ReduceOp.MAX)
+        low = (packed & _LOW) ^ _LOW
+        return torch.stack([packed >> 32, torch.where(low == _LOW, -1, low)])
+    best = score.clone()
+    reduce_over_ranks(best, dist.ReduceOp.MAX)
+    index = torch.where((score == best) & (index >= 0), index, torch.iinfo(torch.int64).max)
+    reduce_over_ranks(index, dist.ReduceOp.MIN)
+    return torch.stack([best, torch.where(index == torch.iinfo(torch.int64).max, -1, index)])
+
+
+def _reduce(losses: Tensor, options: LossOptions, batch: Shares) -> Tensor:  # (B,) -> () or (B,)
     if options.reduction == Reduction.NONE:
         return losses
     total = gather_rows(losses, batch).sum(dtype=torch.float64)
@@ -241,7 +256,7 @@ def _gather_anchors(
     image_index: Tensor,  # (B,)
     saved: Tensor,  # (10, B)
     options: LossOptions,
-    batch: Batch,
+    batch: Shares,
 ) -> tuple[Tensor, Sequence[Tensor], Tensor]:
     """∂loss/∂L (C,), text_index and image_index (C,), and saved (10, C) of every anchor."""
     scale = 1 / max(batch.total, 1) if options.reduction == Reduction.MEAN else 1.0

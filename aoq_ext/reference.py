@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from . import distributed
-from ._collectives import Batch, GatherRows, SumOverRanks
 from ._options import LossOptions, Objective, Online, Reduction, Similarity
+from .parallel import Shares
+from .parallel.tensors import GatherRows, SumOverRanks
 
 __all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
 
@@ -105,7 +106,7 @@ def embedding_loss(
     hard_image_text: Tensor | None,
     group_ids: Tensor | None,
     options: LossOptions,
-    batch: Batch | None,
+    batch: Shares | None,
 ) -> Tensor:
     """The embedding form on arguments that were checked."""
     operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
@@ -121,7 +122,7 @@ def score_loss(
     partner_pair_scores: Tensor | None,
     group_ids: Tensor | None,
     options: LossOptions,
-    batch: Batch | None,
+    batch: Shares | None,
 ) -> Tensor:
     """The score-matrix form on arguments that were checked."""
     offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
@@ -138,7 +139,7 @@ def _embedding_loss(
     hard_image_text: Tensor | None,
     group_ids: Tensor | None,  # (B,)
     opt: LossOptions,
-    batch: Batch | None,
+    batch: Shares | None,
 ) -> Tensor:
     x, y = _upcast(image), _upcast(text)
     a = b = c = d = None
@@ -167,7 +168,7 @@ def _score_loss(
     d: Tensor | None,  # (B,)
     group_ids: Tensor | None,  # (B,)
     opt: LossOptions,
-    batch: Batch | None,
+    batch: Shares | None,
 ) -> Tensor:
     if scores.shape[0] == 0:
         return _reduce(scores.sum(dim=1), opt.reduction, batch)
@@ -273,11 +274,11 @@ def _upcast(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
-def _gather(rows: Tensor, batch: Batch | None) -> Tensor:  # (B, ...) -> (C, ...), differentiable
+def _gather(rows: Tensor, batch: Shares | None) -> Tensor:  # (B, ...) -> (C, ...), differentiable
     return rows if batch is None else GatherRows.apply(rows, batch)
 
 
-def _reduce(loss: Tensor, reduction: Reduction, batch: Batch | None) -> Tensor:  # (C,) -> () or (B,)
+def _reduce(loss: Tensor, reduction: Reduction, batch: Shares | None) -> Tensor:  # (C,) -> () or (B,)
     count = loss.shape[0]
     if batch is not None:
         loss = batch.own(loss)

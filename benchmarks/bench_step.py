@@ -31,6 +31,7 @@ from lightning_fabric import Fabric
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary
 from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.parallel import ALONE
 from aoq_ext.training import TrainConfig, load_config
 from aoq_ext.training.batches import Batch, PairBatches
 from aoq_ext.training.features import leaves, transform
@@ -38,7 +39,6 @@ from aoq_ext.training.gradient import Place
 from aoq_ext.training.model import build_model
 from aoq_ext.training.objective import EmbeddingObjective, Objective, make_objective
 from aoq_ext.training.pairs import EncodedPairs, load_split
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.step import StepFeatures, rows_of
 from aoq_ext.training.update import Update
 
@@ -111,7 +111,7 @@ class Steps:
         self.fabric = Fabric(accelerator="cpu", devices=1)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, len(vocabulary))
-        self.update = Update(config, self.fabric, Processes(), self.model, self.pairs)
+        self.update = Update(config, self.fabric, ALONE, self.model, self.pairs)
         self.sampler = random_lists(data, config.offline.top_texts, config.offline.top_images)
         self.batches = PairBatches(self.pairs.captions, config.batch_size, config.seed, 1)
         self.losses = {"fused": self._objective(), "eager": self._objective()}
@@ -130,7 +130,7 @@ class Steps:
         )
 
     def _objective(self) -> Objective:
-        return make_objective(self.model, self.config.loss, self.config.loss.objective, "hardest", Processes())
+        return make_objective(self.model, self.config.loss, self.config.loss.objective, "hardest", ALONE)
 
     def batch(self, number: int) -> Batch:
         epoch, step = divmod(number, self.batches.steps_per_epoch)

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import aoq_ext
 from aoq_ext import functional, reference
-from aoq_ext._collectives import merge_hardest
+from aoq_ext.distributed import merge_hardest
 
 SIZES = {2: (5, 8), 3: (4, 7, 2), 4: (3, 0, 6, 4)}  # uneven, one of them empty
 TIMEOUT = 10  # seconds

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from aoq_ext.data import Vocabulary
 from aoq_ext.encoders import GRUEncoder
+from aoq_ext.parallel import ALONE
 from aoq_ext.training import Component, ConfigError, History, LossConfig, ModelConfig, OptimizerConfig, load_run, train
 from aoq_ext.training.batches import Batch
 from aoq_ext.training.checkpoint import load_checkpoint
@@ -30,7 +31,6 @@ from aoq_ext.training.gradient import BatchGradient, BatchResult, Place
 from aoq_ext.training.model import DualEncoder
 from aoq_ext.training.objective import make_objective
 from aoq_ext.training.pairs import EncodedPairs
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.step import StepFeatures, StepRows, rows_of
 from aoq_ext.training.update import Update
@@ -85,7 +85,7 @@ class Setting:
     ) -> tuple[BatchResult, list[Tensor]]:
         fabric = fabric or Fabric(accelerator="cpu", devices=1)
         gradient = BatchGradient(self.model, self.pairs, fabric, micro_batch, weight)
-        loss = make_objective(self.model, LossConfig(objective=objective), objective, online, Processes())  # type: ignore[arg-type]
+        loss = make_objective(self.model, LossConfig(objective=objective), objective, online, ALONE)  # type: ignore[arg-type]
         self.model.zero_grad()
         batch = batch or self.batch
         result = gradient(rows_of(batch, self.sampler, objective), loss, Place(seed=5, step=3), len(batch))
@@ -127,7 +127,7 @@ def test_both_passes_drop_the_same() -> None:
         parts.append(setting.model(images, *tokens))
     images, texts = (torch.cat(side) for side in zip(*parts, strict=True))
     torch.testing.assert_close(images[:23], result.features.image, rtol=1e-12, atol=1e-12)
-    loss = make_objective(setting.model, LossConfig(), "adaptive_quintuplet", "hardest", Processes())
+    loss = make_objective(setting.model, LossConfig(), "adaptive_quintuplet", "hardest", ALONE)
     groups = setting.pairs.groups_at(rows.image[:23], torch.device("cpu"))
     setting.model.zero_grad()
     loss.loss(StepFeatures.of(images, texts, rows, groups)).backward()
@@ -258,11 +258,11 @@ def test_accumulated_batches_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     )
     fabric, taken = Fabric(accelerator="cpu", devices=1), []
     config = toy_config(tmp_path, accumulate=2, micro_batch=4, optimizer=OptimizerConfig(clip_norm=1e9))
-    update = Update(config, fabric, Processes(), setting.model, setting.pairs)
+    update = Update(config, fabric, ALONE, setting.model, setting.pairs)
     monkeypatch.setattr(
         fabric, "clip_gradients", lambda model, *_, **__: taken.extend(p.grad.clone() for p in model.parameters())
     )
-    loss = make_objective(setting.model, LossConfig(), "offline_triplet", "hardest", Processes())
+    loss = make_objective(setting.model, LossConfig(), "offline_triplet", "hardest", ALONE)
     update(pairs, loss, setting.sampler, 1e-3, measured=False)
     torch.testing.assert_close(taken, summed, rtol=1e-10, atol=1e-10)
     assert not all(torch.allclose(one, other) for one, other in zip(taken, whole))

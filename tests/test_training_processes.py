@@ -26,33 +26,38 @@ from test_training_micro_batch import Stop, flat, stop_at
 from test_training_resume import remining, same
 from test_training_toy import adaptive, mined, toy_config, trained
 
+from aoq_ext.parallel import ALONE, LostProcessError, advising, joined
+from aoq_ext.parallel.lost import exchanging
 from aoq_ext.training import ConfigError, History, OfflineLists, TrainConfig, train
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.config import to_dict
-from aoq_ext.training.processes import LostProcessError, Processes, explained, start
+from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
 
 ROOT = Path(__file__).parent.parent
 
 
-def _start(rank: int, world: int, store: str, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(
+    rank: int, world: int, store: str, body: Callable[..., None], arguments: tuple[Any, ...], timeout: int | None
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0",
         "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
     }  # fmt: skip
     # Joined once: whoever joins again and again at one address may meet the store of the last time, as it closes.
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    patience = None if timeout is None else timedelta(seconds=timeout)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=patience)
     body(rank, *arguments)
     assert torch.distributed.is_initialized()  # a group that was there before a run is there after it
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def launch(world: int, body: Callable[..., None], *arguments: Any) -> None:
+def launch(world: int, body: Callable[..., None], *arguments: Any, timeout: int | None = None) -> None:
     """Run ``body(rank, *arguments)`` in so many processes; what one of them raises is raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        started = (world, f"file://{folder}/store", body, arguments)
+        started = (world, f"file://{folder}/store", body, arguments, timeout)
         mp.start_processes(_start, started, nprocs=world, start_method="spawn")
 
 
@@ -140,7 +145,7 @@ def same_model(rank: int, folder: Path) -> None:
     from aoq_ext.training.pairs import EncodedPairs, load_split
 
     start(toy_config(folder))
-    processes = Processes()
+    processes = joined()
     run = load_run(folder / "round1")
     pairs = EncodedPairs(load_split(run.config.data, "train"), run.vocabulary)
     for batch_size in (7, 16, 100):
@@ -149,7 +154,7 @@ def same_model(rank: int, folder: Path) -> None:
         texts = embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size)
         assert torch.equal(embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size, processes), texts)
     assert evaluate(run.model, pairs, processes=processes) == evaluate(run.model, pairs)
-    expected, got = (mine_model(run.model, pairs, 30, 15, True, processes=who) for who in (None, processes))
+    expected, got = (mine_model(run.model, pairs, 30, 15, True, processes=who) for who in (ALONE, processes))
     assert got.fingerprint() == expected.fingerprint()
     assert (got.text_scores == expected.text_scores).all() and (got.image_scores == expected.image_scores).all()
     sums_and_copies(processes)
@@ -189,24 +194,37 @@ train(load_config({config!r}), resume=True, on_step=kill)
 """
 
 
-@pytest.mark.parametrize(
-    ("message", "lost"),
-    [
-        ("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:30132", True),
-        ("Timed out waiting 5000ms for recv operation to complete", True),
-        ("NCCL error: remote process exited or there was a network error, ncclRemoteError", True),
-        ("rank 0 lost another rank while evaluating", True),
-        ("NCCL error in: ncclInvalidUsage: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device", False),
-        ("gloo: tensors must be dense", False),
-        ("expected scalar type Float but found Double", False),
-    ],
-)
-def test_only_a_lost_process_is_called_one(message: str, lost: bool) -> None:
-    processes = Processes()
-    processes.world = 2
-    with pytest.raises(LostProcessError if lost else RuntimeError) as caught, explained(processes):
-        raise RuntimeError(message)
-    assert (type(caught.value) is LostProcessError) == lost
+def lose_one(rank: int, folder: Path, how: str) -> None:
+    """Rank 1 of three ends, or hangs, while the others wait for it."""
+    processes = joined()
+    processes.meet("warming up", lambda: None)
+    if rank == 1:
+        if how == "hangs":
+            time.sleep(12)
+        os._exit(0)
+    stages = {
+        "meet": lambda: processes.meet("counting", lambda: rank),
+        "gather": lambda: processes.gather(torch.zeros(3), [3, 3, 3]),
+        "sum": lambda: processes.sum_gradients(torch.nn.Linear(2, 2)),
+    }
+    how = "meet" if how == "hangs" else how
+    expected = pytest.raises(LostProcessError, match=f"rank {rank} of 3 lost .* while .*; carry on")
+    with expected as caught, advising("carry on"):
+        stages[how]()
+    assert caught.value.rank == rank
+    assert set(caught.value.silent) <= {1} and (caught.value.silent or how != "meet"), str(caught.value)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("how", ["meet", "gather", "sum", "hangs"])
+def test_a_lost_process_is_one_exception_that_names_it(how: str, tmp_path: Path) -> None:
+    launch(3, lose_one, tmp_path, how, timeout=5)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), ValueError("dense"), KeyError("a bug")])
+def test_what_is_no_lost_process_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)), exchanging("trying"):
+        raise error
 
 
 def test_objects_of_another_backend_wait_as_long_as_the_run_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +234,7 @@ def test_objects_of_another_backend_wait_as_long_as_the_run_says(monkeypatch: py
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
     monkeypatch.setattr(torch.distributed, "new_group", lambda **options: asked.update(options))
-    Processes(7)
+    joined(7)
     assert asked == {"backend": "gloo", "timeout": timedelta(seconds=7)}
 
 
@@ -240,7 +258,7 @@ def test_a_lost_process_ends_the_job_and_another_number_resumes(tmp_path: Path, 
     result = torchrun(2, str(script))
     assert result.returncode != 0
     assert time.monotonic() - started < 120
-    said = "process 0 of 2 lost another one, which ended or did not answer within process_timeout"
+    said = "rank 0 of 2 lost "
     # The launcher may end the others before they notice; then it says itself which one was killed.
     assert said in result.stderr or (how == "killed" and "SIGKILL" in result.stderr), result.stderr[-3000:]
     assert load_checkpoint(RunFiles(config.run).last)["step"] == 6

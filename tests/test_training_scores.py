@@ -25,6 +25,7 @@ from aoq_ext.encoders import SCAN, quintuplet_scores
 from aoq_ext.metrics import retrieval_metrics_from_scores
 from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
+from aoq_ext.parallel import ALONE, Processes, joined
 from aoq_ext.training import (
     Component,
     ConfigError,
@@ -48,7 +49,7 @@ from aoq_ext.training.mining import MiningOptions, mine_model
 from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
 from aoq_ext.training.objective import make_objective
 from aoq_ext.training.pairs import EncodedPairs, load_split
-from aoq_ext.training.processes import Processes, start
+from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.scoring import ScoredSplit
 from aoq_ext.training.step import rows_of
@@ -118,7 +119,7 @@ class Setting:
     def gradients(self, objective: str, online: str, micro_batch: int | None) -> Any:
         gradient = BatchGradient(self.model, self.pairs, Fabric(accelerator="cpu", devices=1), micro_batch, 1.0)
         options = LossConfig(objective=objective)  # type: ignore[arg-type]
-        loss = make_objective(self.model, options, objective, online, Processes())
+        loss = make_objective(self.model, options, objective, online, ALONE)
         rows = rows_of(self.batch, self.sampler, objective)
         self.model.zero_grad()
         result = gradient(rows, loss, Place(seed=0, step=2), len(self.batch))
@@ -403,11 +404,11 @@ def spread(rank: int, folder: Path, scan: Path) -> None:
     for config in spread_configs(folder).values():
         train(config)
     start(config_of(folder / "other", "scan"))
-    processes = Processes()
+    processes = joined()
     for split in ("train", "val"):
         loaded, pairs = pairs_of(scan, split)
         assert evaluate(loaded.model, pairs, processes=processes) == evaluate(loaded.model, pairs)
-        expected, got = (mine_model(loaded.model, pairs, 12, 6, True, processes=who) for who in (None, processes))
+        expected, got = (mine_model(loaded.model, pairs, 12, 6, True, processes=who) for who in (ALONE, processes))
         assert got.fingerprint() == expected.fingerprint()
         assert (got.text_scores == expected.text_scores).all()
     spread_in_files(folder, *pairs_of(scan, "train"), processes)
@@ -475,7 +476,7 @@ def gradients_of_a_step(config: TrainConfig, clip_norm: float) -> torch.Tensor:
     pairs = EncodedPairs(data := load_regions(), vocabulary := Vocabulary.build(data.captions))
     torch.manual_seed(0)
     model = build_model(config.model, len(vocabulary))
-    update = Update(config, fabric, Processes(), model, pairs)
+    update = Update(config, fabric, ALONE, model, pairs)
     objective = make_objective(model, config.loss, "online_triplet", "all", update.processes)
     batch = next(iter(PairBatches(pairs.captions, config.batch_size, 0, config.accumulate).epoch(0)))
     update(batch, objective, None, lr=1e-3, measured=False)

@@ -25,6 +25,7 @@ from aoq_ext.mining.files import MinedFiles, mine_to_files
 from aoq_ext.mining.folder import check_out_of_files
 from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
 from aoq_ext.mining.sources import check_sources, open_embeddings, read_integers
+from aoq_ext.parallel import joined, parting
 
 if TYPE_CHECKING:
     from aoq_ext.commands.mine_report import Earlier
@@ -83,14 +84,10 @@ def mine(parsed: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _team() -> Iterator[bool]:
     """Join the processes that a launcher such as torchrun started; whether this one speaks for them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield True
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank() == 0
-    finally:
-        dist.destroy_process_group()
+    with parting():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            dist.init_process_group("gloo")
+        yield joined().leads
 
 
 def _arguments(parsed: argparse.Namespace, anchors: Source, candidates: Source) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from ..parallel import joined
 from . import keys
 from .devices import checked_device
 from .engine import OnTile, mine_rows
@@ -23,7 +24,6 @@ from .rules import NegativeRules
 from .shared import make_shared_task, mine_shared
 from .sources import check_sources, open_embeddings
 from .task import Ids, Labels, MiningTask, make_task
-from .team import Team
 
 if TYPE_CHECKING:
     from .sources import EmbeddingsLike
@@ -142,8 +142,8 @@ def mine_hard_negatives(
         k_reverse = k
     given = (anchor_ids, candidate_ids, anchor_labels, candidate_labels)
     where = checked_device(device) if device is not None else device_of(anchors)
-    if distributed and (team := Team()).world > 1:
-        shared = make_shared_task(team, rows, columns, k, k_reverse, *given, rules)
+    if distributed and not (processes := joined()).alone:
+        shared = make_shared_task(processes, rows, columns, k, k_reverse, *given, rules)
         task = shared.task
         found, reverse = mine_shared(shared, memory_limit, where, on_tile)
         lists = Lists(task.k, len(task.anchors), device_of(anchors))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .._files import locked, remove_temporaries, write_atomically
 from .._scalars import as_int
+from ..parallel import Processes, advising, joined
 from .devices import checked_device
 from .embeddings import TensorSource
 from .engine import TileDone, mine_rows
@@ -32,7 +33,6 @@ from .rules import NegativeRules
 from .shards import ArrayWriter, Shards, choose_shard_rows, is_intact, reverse_buffer, reverse_bytes
 from .sources import NpyFile, check_sources, embeddings_file, open_embeddings, read_integers
 from .task import Labels, MiningTask, make_task
-from .team import Team
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,7 +149,7 @@ def mine_to_files(
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
     }  # fmt: skip
-    job = _Job(Path(out), Team(), memory_limit, shard_rows, on_progress)
+    job = _Job(Path(out), joined(), memory_limit, shard_rows, on_progress)
 
     def prepare() -> dict[str, Any]:  # writes nothing
         job.read_manifest()
@@ -168,9 +168,10 @@ def mine_to_files(
         return describe_problem(job.task, rules, (prints[0], prints[1]))
 
     with ExitStack() as held:
-        job.team.meet("looking at the folder", lambda: check_out_of_files(out, inputs) if job.team.leads else None)
-        problems = job.team.meet("reading the embeddings", prepare)
-        job.team.meet("taking the folder", lambda: job.take(held))
+        held.enter_context(advising("the same command continues the work"))
+        job.processes.by_leader("looking at the folder", lambda: check_out_of_files(out, inputs))
+        problems = job.processes.meet("reading the embeddings", prepare)
+        job.processes.meet("taking the folder", lambda: job.take(held))
         job.run(problems)
     return MinedFiles.load(job.folder)
 
@@ -180,7 +181,7 @@ class _Job:
     """One call of `mine_to_files` on one rank."""
 
     folder: Path
-    team: Team
+    processes: Processes
     memory_limit: int | None
     shard_rows: int | None
     on_progress: Callable[[MiningProgress], None] | None
@@ -203,7 +204,7 @@ class _Job:
 
     def take(self, held: ExitStack) -> None:
         """Keep other jobs out of the folder."""
-        if self.team.leads:
+        if self.processes.leads:
             busy = RuntimeError(f"out: another process is mining into {self.folder}")
             held.enter_context(locked(self.folder / _LOCK, busy))
 
@@ -214,17 +215,17 @@ class _Job:
                     raise ValueError(
                         f"{name} must be the same on every rank, but differs between rank 0 and rank {rank}"
                     )
-        begun = self.team.meet("reading the manifest", lambda: self._begin(problems[0]))[0]
+        begun = self.processes.meet("reading the manifest", lambda: self._begin(problems[0]))[0]
         if begun is None:
             return
-        self.shards = Shards(self.folder, self.task, begun, self.team.rank)
+        self.shards = Shards(self.folder, self.task, begun, self.processes.rank)
         done = self._verified()
         self._mine([number for number in range(self.shards.count) if number not in done], done)
-        self.team.meet("writing the lists", self._assemble)
+        self.processes.meet("writing the lists", self._assemble)
 
     def _begin(self, problem: dict[str, Any]) -> int | None:
         """Rows of a shard, None if everything is there already; rank 0 puts the folder in order first."""
-        if not self.team.leads:
+        if not self.processes.leads:
             return None
         manifest = Manifest.load(self.folder)
         rows = self.shard_rows or choose_shard_rows(self.task, self.limit)
@@ -245,19 +246,19 @@ class _Job:
 
     def _verified(self) -> set[int]:
         """Shards that need not be mined; each rank looks at some."""
-        some = range(self.team.rank, self.shards.count, self.team.world)
-        everyone = self.team.meet("verifying shards", lambda: self.shards.verify(some))
+        some = range(self.processes.rank, self.shards.count, self.processes.world)
+        everyone = self.processes.meet("verifying shards", lambda: self.shards.verify(some))
         return {number for numbers in everyone for number in numbers}
 
     def _mine(self, missing: list[int], done: set[int]) -> None:
         """Mine shards in rounds, one for each rank."""
         buffer = reverse_buffer(self.task, self.folder, self.limit)
-        for start in range(0, len(missing), self.team.world):
-            rounds = missing[start : start + self.team.world]
+        for start in range(0, len(missing), self.processes.world):
+            rounds = missing[start : start + self.processes.world]
 
             def mine(rounds: list[int] = rounds) -> None:
                 self._report(done, 0)
-                if self.team.rank >= len(rounds):
+                if self.processes.rank >= len(rounds):
                     return
                 scored = 0
 
@@ -266,13 +267,13 @@ class _Job:
                     scored += tile.scores
                     self._report(done, scored)
 
-                number = rounds[self.team.rank]
+                number = rounds[self.processes.rank]
                 if buffer is not None:
                     buffer.fill_(torch.iinfo(torch.int64).min)
                 found = mine_rows(self.task, *self.shards.bounds(number), self.plan, self.device, buffer, on_tile)
                 self.shards.write(number, found.cpu(), buffer)
 
-            self.team.meet(f"mining shards {', '.join(map(str, rounds))}", mine)
+            self.processes.meet(f"mining shards {', '.join(map(str, rounds))}", mine)
             done.update(rounds)
 
     def plan_limit(self) -> int | None:
@@ -294,7 +295,7 @@ class _Job:
     def _assemble(self) -> None:
         """Write the lists from the shards, then the manifest that vouches for them, and only then let the shards go."""
         self._report(set(range(self.shards.count)), 0)
-        if not self.team.leads:
+        if not self.processes.leads:
             return
         task, block = self.task, self.limit // 16
         found = self.shards.read_found(block)

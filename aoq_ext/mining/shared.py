@@ -14,6 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aoq_ext.parallel import Processes
+from aoq_ext.parallel.tensors import exchange_device, gather_equal, reduce_over_ranks, send_to_all
+
 from . import keys
 from .embeddings import Embeddings, Source, TensorSource, check_all_finite
 from .engine import OnTile, mine_side
@@ -21,7 +24,6 @@ from .plan import MiningPlan, make_plan
 from .rules import NegativeRules, no_positives, positive_scores
 from .side import Ragged
 from .task import Ids, Labels, MiningTask, check_numbers, check_scores_fit, make_sides
-from .team import Team
 
 _POSITIVE_BLOCK = 1 << 26  # bytes of candidates that go round at a time
 
@@ -32,11 +34,11 @@ class SharedTask:
 
     task: MiningTask  # its own anchors and candidates, numbered among all
     everyone: list[Embeddings]  # the candidates of each rank; only this rank's have rows
-    team: Team
+    processes: Processes
 
     @property
     def own(self) -> Embeddings:
-        return self.everyone[self.team.rank]
+        return self.everyone[self.processes.rank]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class _Part:
 
 
 def make_shared_task(
-    team: Team,
+    processes: Processes,
     anchors: Source,  # (N, D), rows of this rank
     candidates: Source,  # (M, D), rows of this rank
     k: int,
@@ -104,7 +106,7 @@ def make_shared_task(
         part, rows, columns = describe()
         return part
 
-    parts = team.meet("checking the arguments", work)
+    parts = processes.meet("checking the arguments", work)
     assert rows is not None and columns is not None
     for rank, part in enumerate(parts):
         for name, value in part.settings.items():
@@ -116,14 +118,16 @@ def make_shared_task(
     check_scores_fit(max(part.anchor_norm for part in parts), max(part.candidate_norm for part in parts))
     everyone, first = [], 0
     for rank, part in enumerate(parts):
-        source = columns.source if rank == team.rank else _Absent((part.candidates, columns.width), candidates.dtype)
+        own = rank == processes.rank
+        source = columns.source if own else _Absent((part.candidates, columns.width), candidates.dtype)
         labels = None if part.labels is None else Ragged(*part.labels)
         everyone.append(Embeddings(source, part.ids, labels, first=first))
         first += part.candidates
-    rows = replace(rows, first=sum(part.anchors for part in parts[: team.rank]))
+    rows = replace(rows, first=sum(part.anchors for part in parts[: processes.rank]))
     all_anchors = sum(part.anchors for part in parts)
-    task = MiningTask(rows, everyone[team.rank], int(k), k_reverse and int(k_reverse), rules.skip, all_anchors, first)
-    shared = SharedTask(task, everyone, team)
+    columns = everyone[processes.rank]
+    task = MiningTask(rows, columns, int(k), k_reverse and int(k_reverse), rules.skip, all_anchors, first)
+    shared = SharedTask(task, everyone, processes)
     return _with_caps(shared, rules) if rules.has_caps else shared
 
 
@@ -131,8 +135,8 @@ def mine_shared(
     shared: SharedTask, memory_limit: int | None, device: torch.device, on_tile: OnTile | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The keys (N, depth) of this rank's anchors and, where wanted, (M, depth_reverse) of its candidates."""
-    task, team = shared.task, shared.team
-    plans = team.meet("planning", lambda: make_plan(task, memory_limit, device))
+    task, processes = shared.task, shared.processes
+    plans = processes.meet("planning", lambda: make_plan(task, memory_limit, device))
     block = min(plan.candidate_rows for plan in plans)
     rows = max(1, min(plan.anchor_rows for plan in plans))
     plan = MiningPlan(max(1, len(task.anchors)), rows, block, max(plan.peak_bytes for plan in plans))
@@ -148,18 +152,17 @@ def mine_shared(
             found = None if reverse is None else keys.no_keys(stop - start, task.depth_reverse or 1, device)
             mine_side(anchors, some, lists, plan, device, found, on_tile)
             if reverse is not None and found is not None:
-                everyones = _all_gather(found)
-                if owner == team.rank:
+                everyones = _everyones(found)
+                if owner == processes.rank:
                     reverse[start:stop] = keys.merge(reverse.shape[1], *everyones)
     return lists, reverse
 
 
 def _block(candidates: Embeddings, start: int, stop: int, owner: int, device: torch.device) -> Embeddings:
     """Rows [start, stop) of the candidates of rank ``owner``, sent to everyone."""
-    where = _exchange_device(device)
+    where = exchange_device(device)
     rows = candidates.source.rows(start, stop).to(where).contiguous()
-    if rows.numel() > 0:
-        dist.broadcast(rows.view(torch.uint8), owner)  # as bytes, for not every backend knows every dtype
+    send_to_all(rows, owner)
     return Embeddings(
         TensorSource(rows.to(device)),
         None if candidates.ids is None else candidates.ids[start:stop],
@@ -169,16 +172,8 @@ def _block(candidates: Embeddings, start: int, stop: int, owner: int, device: to
     )
 
 
-def _all_gather(rows: Tensor) -> list[Tensor]:
-    own = rows.to(_exchange_device(rows.device)).contiguous()
-    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, own)
-    return [part.to(rows.device) for part in everyone]
-
-
-def _exchange_device(device: torch.device) -> torch.device:
-    """Where tensors travel: gloo takes them from the CPU, other backends from the GPU."""
-    return torch.device("cpu") if dist.get_backend() == "gloo" else device
+def _everyones(keys: Tensor) -> Tensor:  # (m, k) -> (W, m, k)
+    return gather_equal(keys.to(exchange_device(keys.device))).to(keys.device)
 
 
 def _with_caps(shared: SharedTask, rules: NegativeRules) -> SharedTask:
@@ -187,7 +182,7 @@ def _with_caps(shared: SharedTask, rules: NegativeRules) -> SharedTask:
     row_best = no_positives(len(task.anchors))
     column_best = [no_positives(len(candidates)) for candidates in shared.everyone]
     if rules.needs_positives:
-        where = _exchange_device(torch.device("cuda") if dist.get_backend() != "gloo" else torch.device("cpu"))
+        where = exchange_device(torch.device("cpu"))
         step = max(1, _POSITIVE_BLOCK // (task.anchors.width * task.anchors.source.dtype.itemsize))
         for owner, candidates in enumerate(shared.everyone):
             for start in range(0, len(candidates), step):
@@ -195,9 +190,8 @@ def _with_caps(shared: SharedTask, rules: NegativeRules) -> SharedTask:
                 some = _block(candidates, start, stop, owner, where)
                 of_rows, of_columns = positive_scores(task.anchors, some)
                 row_best = row_best.maximum(of_rows)
-                together = of_columns.to(where)
-                dist.all_reduce(together, dist.ReduceOp.MAX)
-                column_best[owner][start:stop] = together.cpu()
+                column_best[owner][start:stop] = reduce_over_ranks(of_columns.to(where), dist.ReduceOp.MAX).cpu()
     everyone = [side.with_caps(rules.caps(best)) for side, best in zip(shared.everyone, column_best)]
     anchors = task.anchors.with_caps(rules.caps(row_best))
-    return SharedTask(replace(task, anchors=anchors, candidates=everyone[shared.team.rank]), everyone, shared.team)
+    task = replace(task, anchors=anchors, candidates=everyone[shared.processes.rank])
+    return SharedTask(task, everyone, shared.processes)

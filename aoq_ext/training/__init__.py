@@ -1,5 +1,6 @@
 """Training an image-text model with the loss, from a configuration. Needs ``pip install "aoq_ext[train]"``."""
 
+from aoq_ext.parallel import LostProcessError
 from aoq_ext.training.collapse import CollapseError
 from aoq_ext.training.config import (
     Component,
@@ -17,7 +18,6 @@ from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.mining import mine_run
 from aoq_ext.training.offline import OfflineLists
 from aoq_ext.training.parse import load_config
-from aoq_ext.training.processes import LostProcessError
 from aoq_ext.training.trainer import TrainingError, train
 
 __all__ = [

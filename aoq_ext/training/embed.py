@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.model import DualEncoder
-from aoq_ext.training.processes import Processes
 
 
 @torch.no_grad()
-def embed_images(
-    model: DualEncoder, images: np.ndarray, batch_size: int = 512, processes: Processes | None = None
-) -> Tensor:
+def embed_images(model: DualEncoder, images: np.ndarray, batch_size: int = 512, processes: Processes = ALONE) -> Tensor:
     """images: (N, ...), possibly a memory map -> (N, D) float32, on its device, the model in evaluation mode.
 
     With ``processes``, which all call this, each embeds some of the batches and gets the rows of all: the batches, and
@@ -35,7 +33,7 @@ def embed_images(
 
 @torch.no_grad()
 def embed_texts(
-    model: DualEncoder, tokens: Tensor, lengths: Tensor, batch_size: int = 2048, processes: Processes | None = None
+    model: DualEncoder, tokens: Tensor, lengths: Tensor, batch_size: int = 2048, processes: Processes = ALONE
 ) -> Tensor:
     """tokens: (M, L); lengths: (M,) -> (M, D) float32, likewise."""
     device = next(model.parameters()).device
@@ -51,14 +49,13 @@ def embed_texts(
 
 
 def _in_batches(
-    model: DualEncoder, embed: Callable[[int], Tensor], count: int, batch_size: int, processes: Processes | None
+    model: DualEncoder, embed: Callable[[int], Tensor], count: int, batch_size: int, processes: Processes
 ) -> Tensor:
     batches = range(0, count, batch_size)
-    own = batches if processes is None else batches[processes.share(len(batches))]
+    own = batches[processes.share(len(batches))]
     with evaluating(model):
         parts = [embed(first).float() for first in own] or [embed(0)[:0].float()]
-    rows = torch.cat(parts)
-    return rows if processes is None else processes.gather(rows)
+    return processes.gather(torch.cat(parts))
 
 
 @contextmanager

@@ -20,18 +20,18 @@ from aoq_ext.metrics import (
     retrieval_metrics,
     retrieval_metrics_from_scores,
 )
+from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.model import DualEncoder, ScoringModel
 from aoq_ext.training.pairs import EncodedPairs, load_split
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.scoring import ScoredSplit
 
 
 def evaluate(
-    model: DualEncoder | ScoringModel, pairs: EncodedPairs, folds: int = 1, processes: Processes | None = None
+    model: DualEncoder | ScoringModel, pairs: EncodedPairs, folds: int = 1, processes: Processes = ALONE
 ) -> dict[str, float]:
     """The metrics of ``model`` on ``pairs``; with ``processes``, which all call this, each does a share."""
     owners = torch.from_numpy(pairs.caption_image)
@@ -42,7 +42,7 @@ def evaluate(
     else:
         scores = ScoredSplit.encode(model, pairs, processes=processes).matrix(processes)
         metrics = partial(retrieval_metrics_from_scores, scores, owners, folds=folds)
-    return metrics() if processes is None else processes.by_leader("evaluating", metrics)
+    return processes.by_leader("evaluating", metrics)
 
 
 def evaluate_run(
@@ -150,7 +150,7 @@ def _ranker(
     return partial(ranks_from_scores, scores, owners, weights=weights)
 
 
-def _embed(model: DualEncoder, pairs: EncodedPairs, processes: Processes | None = None) -> tuple[Tensor, Tensor]:
+def _embed(model: DualEncoder, pairs: EncodedPairs, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
     images = embed_images(model, pairs.data.images, processes=processes)
     return images, embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)
 

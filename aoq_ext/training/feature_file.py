@@ -13,7 +13,7 @@ from typing import BinaryIO
 from torch import Tensor
 
 from aoq_ext.encoders.feature_store import IN_MEMORY, FeatureStore
-from aoq_ext.training.processes import Processes
+from aoq_ext.parallel import Processes
 
 
 class SharedFeatureStore(FeatureStore):

@@ -16,13 +16,13 @@ from aoq_ext.mining import mine_hard_negatives, mine_to_files
 from aoq_ext.mining.captions import token_labels
 from aoq_ext.mining.lists_folder import fingerprint_embeddings
 from aoq_ext.mining.progress import MiningProgress
+from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.model import DualEncoder, ScoringModel
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs, load_split
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.reranking import rerank as rerank_listed
 from aoq_ext.training.scoring import ScoredSplit, pooled
 
@@ -87,7 +87,7 @@ def mine_model(
     run: str | None = None,
     epoch: int | None = None,
     options: MiningOptions | None = None,
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
     rerank: int = 4,
 ) -> OfflineLists:
     """See `mine_run`; ``run`` and ``epoch`` say in the lists where the weights come from.
@@ -146,7 +146,7 @@ def _mine_by_scores(
     k_text: int,
     k_image: int,
     options: MiningOptions,
-    processes: Processes | None,
+    processes: Processes,
     factor: int,
 ) -> _Lists:
     for name in ("margin", "relative_margin", "max_score"):
@@ -170,7 +170,7 @@ def _mine(
     k_text: int,
     k_image: int,
     options: MiningOptions,
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
 ) -> _Lists:
     """Texts (N, k_text) of each image, their scores, images (M, k_image) of each text, their scores."""
     text_image = torch.from_numpy(pairs.caption_image)
@@ -188,7 +188,7 @@ def _mine(
         assert mined.reverse_indices is not None and mined.reverse_scores is not None
         return mined.indices, mined.scores, mined.reverse_indices, mined.reverse_scores
     arguments |= {"direction": "both", "k_reverse": k_image, "device": images.device}
-    if processes is None or processes.alone:
+    if processes.alone:
         found = mine_hard_negatives(images, texts, k_text, *groups, **arguments)
     else:
         rows, columns = processes.share(len(images)), processes.share(len(texts))
@@ -200,7 +200,7 @@ def _mine(
         )
     assert found.reverse is not None
     lists = (found.indices, found.scores, found.reverse.indices, found.reverse.scores)
-    everyones = lists if processes is None else tuple(processes.gather(part) for part in lists)
+    everyones = tuple(processes.gather(part) for part in lists)
     return tuple(part.cpu().numpy() for part in everyones)  # type: ignore[return-value]
 
 

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.parallel import Processes
 from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from aoq_ext.training.config import ConfigError, TrainConfig, mined_at
@@ -15,7 +16,6 @@ from aoq_ext.training.mining import mine_model
 from aoq_ext.training.model import DualEncoder, ScoringModel
 from aoq_ext.training.offline import OfflineLists, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.progress import TrainingProgress
 from aoq_ext.training.run import RunFiles
 

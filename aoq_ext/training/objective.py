@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from aoq_ext._collectives import Batch, GatherRows
 from aoq_ext.encoders.matching import quintuplet_scores
 from aoq_ext.losses import AdaptiveQuintupletLoss, AdaptiveQuintupletScoreLoss
+from aoq_ext.parallel import Processes, Shares
+from aoq_ext.parallel.tensors import GatherRows
 from aoq_ext.training.config import LossConfig
 from aoq_ext.training.diagnostics import Similarities
 from aoq_ext.training.features import Features, leaves, pad, rebuild
 from aoq_ext.training.model import DualEncoder, ScoringModel
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.step import StepFeatures
 
 
@@ -125,12 +125,12 @@ class ScoreObjective(Objective):
             return texts
         parts = leaves(texts)
         shapes = self.processes.meet("exchanging texts", lambda: [tuple(part.shape) for part in parts])
-        batch = Batch(tuple(own[0][0] for own in shapes), self.processes.rank)
+        shares = Shares(tuple(own[0][0] for own in shapes), self.processes.rank)
         gathered = []
         for number, part in enumerate(parts):
             if part.dim() > 1:
                 part = pad(part, max(own[number][1] for own in shapes))
-            gathered.append(GatherRows.apply(part, batch))
+            gathered.append(GatherRows.apply(part, shares))
         return rebuild(texts, gathered)
 
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from aoq_ext._files import remove_temporaries, write_atomically, write_bytes_atomically
 from aoq_ext.mining.manifest import OtherProblem, data_of
 from aoq_ext.mining.progress import MiningProgress
+from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.offline import fingerprint_weights
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.scoring import ScoredSplit, gathered
 
 _BLOCK = 1 << 19  # candidates of the images of a block
@@ -40,7 +40,7 @@ def rerank(
     listed: tuple[Tensor, Tensor],  # texts (N, K) of each image, images (M, L) of each text, int32; -1: no more
     skip: int,
     wanted: tuple[int, int],
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
     work: Path | None = None,
     on_progress: Callable[[MiningProgress], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -151,7 +151,7 @@ class _Job:
 
     split: ScoredSplit
     candidates: _Candidates
-    processes: Processes | None
+    processes: Processes
     finished: _Finished | None
     on_progress: Callable[[MiningProgress], None] | None
 
@@ -162,7 +162,7 @@ class _Job:
         )
         self.done = self.scored = 0
         missing = self._without_kept()
-        world, rank = (1, 0) if self.processes is None else (self.processes.world, self.processes.rank)
+        world, rank = self.processes.world, self.processes.rank
         for start in range(0, len(missing), world):  # a block for each process
             group = {number: self.candidates.pairs(number) for number in missing[start : start + world]}
             mine = missing[start + rank] if start + rank < len(missing) else None
@@ -175,7 +175,7 @@ class _Job:
             parts = everyones.split([len(pairs) for pairs in group.values()])
             for pairs, scores in zip(group.values(), parts, strict=True):
                 _check(pairs, scores)
-            self._meet("writing scores", partial(self._keep, mine, own))
+            self.processes.meet("writing scores", partial(self._keep, mine, own))
             for (number, pairs), scores in zip(group.items(), parts, strict=True):
                 self._take(number, pairs, scores)
         return self.found[0], self.found[1]
@@ -184,8 +184,8 @@ class _Job:
         """Take the blocks that are on the disk; returns the others."""
         if self.finished is None:
             return list(range(self.candidates.blocks))
-        finished, leads = self.finished, self.processes is None or self.processes.leads
-        kept = self._meet("reading scores", lambda: finished.begin(self.candidates.blocks) if leads else [])[0]
+        finished, leads = self.finished, self.processes.leads
+        kept = self.processes.meet("reading scores", lambda: finished.begin(self.candidates.blocks) if leads else [])[0]
         for number in kept:
             scores = finished.read(number)
             if scores is None:
@@ -205,9 +205,6 @@ class _Job:
             total = int(self.candidates.counts.sum())
             kept = 0 if self.finished is None else self.done
             self.on_progress(MiningProgress(self.scored, total, kept, self.candidates.blocks))
-
-    def _meet(self, stage: str, work: Callable[[], T]) -> list[T]:
-        return [work()] if self.processes is None else self.processes.meet(stage, work)
 
 
 def _of_pairs(split: ScoredSplit, pairs: _Pairs) -> Tensor:

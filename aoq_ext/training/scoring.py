@@ -20,12 +20,12 @@ from torch import Tensor
 from aoq_ext.encoders.feature_store import FeatureStore
 from aoq_ext.encoders.matching import Features
 from aoq_ext.encoders.score_matrix import PackedFeatures, score_matrix
+from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.embed import evaluating
 from aoq_ext.training.feature_file import SharedFeatureStore
 from aoq_ext.training.features import full_precision
 from aoq_ext.training.model import ScoringModel
 from aoq_ext.training.pairs import EncodedPairs
-from aoq_ext.training.processes import Processes
 
 _IMAGE_BLOCK = 64  # images whose scores with all texts are made together; what processes share
 _TEXT_BLOCK = 512
@@ -50,7 +50,7 @@ class ScoredSplit:
         model: ScoringModel,
         pairs: EncodedPairs,
         batch_size: int = 512,
-        processes: Processes | None = None,
+        processes: Processes = ALONE,
         folder: Path | None = None,
     ) -> ScoredSplit:
         """With ``processes``, which all call this, each encodes some of the batches.
@@ -72,7 +72,7 @@ class ScoredSplit:
                 yield full_precision(encode(rows if size else slice(0, 1))).rows(slice(0, size))
 
         def store() -> FeatureStore:
-            if processes is None or processes.alone:
+            if processes.alone:
                 return FeatureStore(_FEATURES_IN_MEMORY, folder)
             return SharedFeatureStore(processes, _FEATURES_IN_MEMORY, folder)
 
@@ -88,19 +88,14 @@ class ScoredSplit:
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def matrix(self, processes: Processes | None = None) -> NDArray[np.float32]:
+    def matrix(self, processes: Processes = ALONE) -> NDArray[np.float32]:
         """(N, M): every score; in a temporary file, memory-mapped, where there are many."""
         blocks = range(0, len(self.images), _IMAGE_BLOCK)
         scores = _array((len(self.images), len(self.texts)))
-        world = 1 if processes is None else processes.world
-        for first in range(0, len(blocks), world):  # a block for each process
-            group = blocks[first : first + world]
-            rank = 0 if processes is None else processes.rank
-            own = (
-                self._rows(group[rank])
-                if rank < len(group)
-                else torch.empty(0, len(self.texts), dtype=torch.float32, device="cpu")
-            )
+        for first in range(0, len(blocks), processes.world):  # a block for each process
+            group = blocks[first : first + processes.world]
+            nothing = torch.empty(0, len(self.texts), dtype=torch.float32, device="cpu")
+            own = self._rows(group[processes.rank]) if processes.rank < len(group) else nothing
             rows = gathered(own, self.device, processes)
             scores[group[0] : group[0] + len(rows)] = rows.numpy()
         return scores
@@ -124,9 +119,9 @@ class ScoredSplit:
         return scores.cpu()
 
 
-def pooled(features: PackedFeatures, device: torch.device, processes: Processes | None = None) -> Tensor:
+def pooled(features: PackedFeatures, device: torch.device, processes: Processes = ALONE) -> Tensor:
     """(N, D): the mean of an item's fragments, L2-normalised; what candidates for `rerank` are found by."""
-    share = slice(0, len(features)) if processes is None else processes.share(len(features))
+    share = processes.share(len(features))
     means = torch.zeros(share.stop - share.start, features.values.shape[1], dtype=torch.float32, device="cpu")
     for first in range(share.start, share.stop, _POOLED):
         last = min(first + _POOLED, share.stop)
@@ -136,16 +131,15 @@ def pooled(features: PackedFeatures, device: torch.device, processes: Processes 
     return gathered(F.normalize(means, dim=1, out=means), device, processes)
 
 
-def gathered(rows: Tensor, device: torch.device, processes: Processes | None) -> Tensor:
+def gathered(rows: Tensor, device: torch.device, processes: Processes) -> Tensor:
     """The rows of every process in rank order, on the CPU; ``device`` is where processes exchange."""
-    return rows if processes is None else processes.gather(rows.to(device)).cpu()
+    return rows if processes.alone else processes.gather(rows.to(device)).cpu()
 
 
-def _own_batches(count: int, size: int, processes: Processes | None) -> Iterator[slice]:
+def _own_batches(count: int, size: int, processes: Processes) -> Iterator[slice]:
     """The rows of this process's batches: of every ``world`` batches one, or at the end none."""
-    world, rank = (1, 0) if processes is None else (processes.world, processes.rank)
-    for first in range(0, count, size * world):
-        start = min(first + size * rank, count)
+    for first in range(0, count, size * processes.world):
+        start = min(first + size * processes.rank, count)
         yield slice(start, min(start + size, count))
 
 

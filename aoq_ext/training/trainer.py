@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from aoq_ext.parallel import Processes, advising, joined, parting
 from aoq_ext.training import streams
 from aoq_ext.training.batches import PairBatches
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
@@ -25,7 +26,7 @@ from aoq_ext.training.negatives import RunNegatives
 from aoq_ext.training.objective import Objective, make_objective
 from aoq_ext.training.offline import fingerprint_data
 from aoq_ext.training.pairs import EncodedPairs, load_split
-from aoq_ext.training.processes import Processes, explained, parting, start
+from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.schedule import learning_rate
 from aoq_ext.training.tokens import fingerprint_tokens, make_tokenizer
@@ -76,8 +77,8 @@ def train(
     try:
         with torch.random.fork_rng(), parting(), ExitStack() as held:
             fabric = start(config)
-            processes = Processes(config.process_timeout)
-            held.enter_context(explained(processes))
+            processes = joined(config.process_timeout)
+            held.enter_context(advising("the same command with --resume continues from the last checkpoint"))
             trainer = Trainer(config, files, fabric, processes, console, on_step)
 
             def take() -> bool:

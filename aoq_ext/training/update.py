@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.parallel import Processes
 from aoq_ext.training.batches import Batch
 from aoq_ext.training.config import TrainConfig
 from aoq_ext.training.diagnostics import measure
@@ -16,7 +17,6 @@ from aoq_ext.training.gradient import BatchGradient, BatchResult, Place
 from aoq_ext.training.model import Model
 from aoq_ext.training.objective import Objective
 from aoq_ext.training.pairs import EncodedPairs
-from aoq_ext.training.processes import Processes
 from aoq_ext.training.step import rows_of
 
 
