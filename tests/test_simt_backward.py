@@ -70,7 +70,9 @@ class Case:
         tensors["grad_loss"] = torch.randn(count, dtype=torch.float64, generator=generator).to(compute)
         self.tensors = tensors | self.tensors
 
-    def kernel(self, needs: int = ALL, rows_per_block: int = 3, seed: int = 0, **extra: Tensor) -> dict[str, Tensor]:
+    def kernel(
+        self, needs: int = ALL, rows_per_block: int = 3, hub_blocks: int = 2, seed: int = 0, **extra: Tensor
+    ) -> dict[str, Tensor]:
         arrays = {}
         for name, tensor in (self.tensors | extra).items():
             is_rows = tensor.is_floating_point() and name not in ("saved", "grad_loss")
@@ -78,7 +80,7 @@ class Case:
         given = sum(1 << bit for bit, name in enumerate(NAMES) if name in self.tensors)
         results = simt.load("backward").run(
             f"backward_{self.dtype}", seed=seed, similarity=int(self.similarity), needs=needs & given,
-            first=self.first, rows_per_block=rows_per_block,
+            first=self.first, rows_per_block=rows_per_block, hub_blocks=hub_blocks,
             divisor=float(self.anchors if self.reduction == Reduction.MEAN else 1), **arrays,
         )  # fmt: skip
         dtype = DTYPES[self.dtype]

@@ -42,19 +42,28 @@ struct Choosers {
   struct Shared {
     List list[2];
     int warp_count[2][2][kWarps];  // two tiles in turn, so that one barrier a tile is enough
+    uint32_t count[2][kMaxRows];   // of choosers, as far as they were counted
+
+    AOQ_DEVICE bool is_hub(int map, int row) const { return count[map][row] > kHub; }
   };
 
-  // Appends the active choosers among anchors from, from + 1, … of the rows that belong to anchors first, …,
-  // first + rows − 1. Returns the anchor it came to: all of them, unless a list is full. All threads call it.
+  // Which anchors are asked, and whether rows that were counted as hubs are left out.
+  struct Range {
+    int64_t from, to;
+    bool without_hubs = false;
+  };
+
+  // Appends the active choosers among a range of anchors of the rows that belong to anchors first, …, first + rows − 1.
+  // Returns the anchor it came to: range.to, unless a list is full. All threads call it.
   AOQ_DEVICE static int64_t collect(const LossSlopes<T>& slopes, const ChoiceMap (&maps)[2], int64_t first, int rows,
-                                    int64_t from, Shared& shared, int (&found)[2]) {
+                                    Range range, Shared& shared, int (&found)[2]) {
     const int lane = lane_index(), warp = warp_index();
     const unsigned below = (1u << lane) - 1;
     found[0] = found[1] = 0;
     int row[2][kPerLane], next[2][kPerLane];  // of the range, or −1; the next tile is asked for ahead
-    read(slopes.anchors, maps, first, rows, from, next);
-    int64_t tile = from;
-    for (int turn = 0; tile < slopes.anchors; tile += kTile, turn ^= 1) {
+    read(maps, first, rows, range, range.from, shared, next);
+    int64_t tile = range.from;
+    for (int turn = 0; tile < range.to; tile += kTile, turn ^= 1) {
       unsigned hits[2][kPerLane];
       T slope[2][kPerLane];
 #pragma unroll
@@ -69,7 +78,7 @@ struct Choosers {
         }
         if (lane == 0) shared.warp_count[turn][map][warp] = count;
       }
-      read(slopes.anchors, maps, first, rows, tile + kTile, next);
+      read(maps, first, rows, range, tile + kTile, shared, next);
       sync_block();
       int before[2] = {0, 0}, total[2] = {0, 0};
 #pragma unroll
@@ -99,7 +108,23 @@ struct Choosers {
       }
     }
     sync_block();
-    return tile < slopes.anchors ? tile : slopes.anchors;
+    return tile < range.to ? tile : range.to;
+  }
+
+  // Adds what collect found to the counts.
+  AOQ_DEVICE static void count(Shared& shared, const int (&found)[2]) {
+#pragma unroll
+    for (int map = 0; map < 2; ++map) {
+      for (int e = thread_index(); e < found[map]; e += kThreads) {
+        atomic_add(&shared.count[map][shared.list[map].found_row[e]], 1);
+      }
+    }
+    sync_block();
+  }
+
+  AOQ_DEVICE static void clear_counts(Shared& shared) {
+    for (int row = thread_index(); row < kMaxRows; row += kThreads) shared.count[0][row] = shared.count[1][row] = 0;
+    sync_block();
   }
 
   // Sorts what was found; list.start[r], …, list.start[r + 1] − 1 are then the choosers of row r.
@@ -109,16 +134,16 @@ struct Choosers {
       List& list = shared.list[map];
       for (int e = thread_index(); e < found[map]; e += kThreads) {
         const int row = list.found_row[e];
-        int position = 0;
-        for (int other = 0; other < found[map]; ++other) {
+        int position = rows == 1 ? e : 0;
+        for (int other = 0; rows > 1 && other < found[map]; ++other) {
           position += list.found_row[other] < row + (other < e ? 1 : 0);
         }
         list.anchor[position] = list.found_anchor[e];
         list.scale[position] = list.found_slope[e];
       }
       for (int row = thread_index(); row <= rows; row += kThreads) {
-        int position = 0;
-        for (int other = 0; other < found[map]; ++other) position += list.found_row[other] < row;
+        int position = rows == 1 ? row * found[map] : 0;
+        for (int other = 0; rows > 1 && other < found[map]; ++other) position += list.found_row[other] < row;
         list.start[row] = position;
       }
     }
@@ -131,15 +156,16 @@ struct Choosers {
     return tile + (warp_index() * kPerLane + n) * kWarpSize + lane_index();
   }
 
-  AOQ_DEVICE static void read(int64_t anchors, const ChoiceMap (&maps)[2], int64_t first, int rows, int64_t tile,
-                              int (&row)[2][kPerLane]) {
+  AOQ_DEVICE static void read(const ChoiceMap (&maps)[2], int64_t first, int rows, const Range& range, int64_t tile,
+                              const Shared& shared, int (&row)[2][kPerLane]) {
 #pragma unroll
     for (int map = 0; map < 2; ++map) {
 #pragma unroll
       for (int n = 0; n < kPerLane; ++n) {
         const int64_t anchor = entry(tile, n);
-        const int64_t chosen = maps[map].chosen && anchor < anchors ? maps[map].chosen[anchor] - first : -1;
-        row[map][n] = chosen >= 0 && chosen < rows ? int(chosen) : -1;
+        const int64_t chosen = maps[map].chosen && anchor < range.to ? maps[map].chosen[anchor] - first : -1;
+        const bool is_listed = chosen >= 0 && chosen < rows && !(range.without_hubs && shared.is_hub(map, int(chosen)));
+        row[map][n] = is_listed ? int(chosen) : -1;
       }
     }
   }
