@@ -58,6 +58,7 @@ void backward(Call& call) {
   p.hubs.blocks = call.integer("hub_blocks");
   if (p.hubs.pieces) *p.hubs.pieces = 0;
   run_backward<Element, kSimilarity>(p, call.schedule());
+  *call.output<int64_t>("hub_pieces", {}) = p.hubs.pieces ? *p.hubs.pieces : 0;
 }
 
 template <class Element>
