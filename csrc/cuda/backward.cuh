@@ -11,8 +11,8 @@
 
 namespace aoq::device {
 
-// What both launches do with a block. The compiler is asked for as many loads in flight as registers allow.
-template <class E, Similarity kSimilarity>
+// What both launches do with a block. A warp reads kAtOnce choosers at a time: as many as registers allow.
+template <class E, Similarity kSimilarity, int kAtOnce>
 struct BackwardBlock {
   using Params = BackwardParams<E>;
   using Element = E;
@@ -23,10 +23,8 @@ struct BackwardBlock {
   static constexpr bool kManyRegisters = kFactors || sizeof(T) == 8;
   static constexpr int kThreads = kManyRegisters ? 192 : 128, kBlocksPerProcessor = kManyRegisters ? 2 : 3;
   static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kAtOnce = kManyRegisters ? 4 : 8;  // choosers that a warp reads at a time
   using Lists = Choosers<T, kThreads>;
   using ListShared = typename Lists::Shared;
-  using Range = typename Lists::Range;
 
   // The choosers begin, …, end − 1 of a list.
   struct Listed {
@@ -195,8 +193,8 @@ struct BackwardBlock {
 
 // A block writes a range of rows, but for those gradient rows that are hubs: it lists these for the second launch.
 template <class E, Similarity kSimilarity>
-struct QuintupletBackward : BackwardBlock<E, kSimilarity> {
-  using Block = BackwardBlock<E, kSimilarity>;
+struct QuintupletBackward : BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 8 : 4> {
+  using Block = BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 8 : 4>;
   using Block::kFactors, Block::kThreads, Block::kWarps;
   using typename Block::Element, typename Block::Listed, typename Block::Lists, typename Block::ListShared;
   using typename Block::Params, typename Block::Slice, typename Block::Sum, typename Block::T;
@@ -232,23 +230,21 @@ struct QuintupletBackward : BackwardBlock<E, kSimilarity> {
     const ChoiceMap maps[2] = {Block::choice_map(p, 0), Block::choice_map(p, 1)};
     const int64_t anchors = p.slopes.anchors;
     int found[2];
-    const auto collect = [&](int64_t from, bool without_hubs) {
-      return Lists::collect(p.slopes, maps, p.first + row, rows, {from, anchors, without_hubs}, lists, found);
-    };
+    bool is_counted = !p.hubs.piece;
     Lists::clear_counts(lists);
-    int64_t reached = collect(0, false);
-    if (p.hubs.piece) {
-      const bool has_room = reached == anchors;
-      Lists::count(lists, found);
-      while (reached < anchors) {
-        reached = collect(reached, false);
-        Lists::count(lists, found);
+    for (int64_t from = 0;;) {
+      const int64_t reached =
+          Lists::collect(p.slopes, maps, p.first + row, rows, {from, anchors, is_counted}, lists, found);
+      if (!is_counted) Lists::count(lists, found);
+      if (from == 0 && reached == anchors) break;
+      if (is_counted) {
+        rows = (rows + 1) / 2;
+      } else {  // list after list to the last, and then once more, without hubs
+        is_counted = reached == anchors;
+        from = is_counted ? 0 : reached;
       }
-      if (!has_room) {
-        while (collect(0, true) < anchors) rows = (rows + 1) / 2;
-      }
-      leave_hubs(p, row, rows, lists);
     }
+    if (p.hubs.piece) leave_hubs(p, row, rows, lists);
     Lists::sort(lists, rows, found);
     return rows;
   }
@@ -324,8 +320,8 @@ struct QuintupletBackward : BackwardBlock<E, kSimilarity> {
 
 // The second launch: a block sums a piece of a hub, and the last one of the hub adds the pieces in order.
 template <class E, Similarity kSimilarity>
-struct HubBackward : BackwardBlock<E, kSimilarity> {
-  using Block = BackwardBlock<E, kSimilarity>;
+struct HubBackward : BackwardBlock<E, kSimilarity, 8> {
+  using Block = BackwardBlock<E, kSimilarity, 8>;
   using Block::kFactors, Block::kThreads, Block::kWarps;
   using typename Block::Element, typename Block::Lists, typename Block::ListShared;
   using typename Block::Params, typename Block::Slice, typename Block::Sum, typename Block::T;
@@ -374,15 +370,16 @@ struct HubBackward : BackwardBlock<E, kSimilarity> {
       int found[2];
       reached = Lists::collect(p.slopes, maps, p.first + row, 1, {reached, to}, shared.choosers, found);
       Lists::sort(shared.choosers, 1, found);
-      Block::finish_choosers(p, map, row, {0, found[map]}, shared.choosers);
+      const int end = map == 0 ? found[0] : found[1];
+      Block::finish_choosers(p, map, row, {0, end}, shared.choosers);
       sync_block();
-      own_scale += Block::sum_own_scales(map, {0, found[map]}, shared.choosers);
+      own_scale += Block::sum_own_scales(map, {0, end}, shared.choosers);
       for (int64_t round = 0; round < slices; round += at_once) {
         const int64_t slice = round + warp_index() % at_once, column = Slice::column(slice);
         Sum sum;
         if (group < groups) {
           const Piece<Element> own = Slice::load(Block::own_row(p, map, row), column, p.width);
-          Block::add_choosers(p, map, {group, found[map]}, groups, column, own, shared.choosers, sum);
+          Block::add_choosers(p, map, {group, end}, groups, column, own, shared.choosers, sum);
         }
         shared.sum[thread_index()] = sum;
         sync_block();

@@ -7,7 +7,7 @@ namespace aoq::device {
 
 template <class Element, Similarity kSimilarity>
 void launch_one(BackwardParams<Element>& params, int64_t processors, cuda::Stream stream) {
-  const int64_t blocks_at_a_time = BackwardBlock<Element, kSimilarity>::kBlocksPerProcessor * processors;
+  const int64_t blocks_at_a_time = QuintupletBackward<Element, kSimilarity>::kBlocksPerProcessor * processors;
   params.rows_per_block = backward_rows_per_block(params.rows, blocks_at_a_time);
   params.hubs.blocks = std::min(most_hub_pieces(params.slopes.anchors), blocks_at_a_time);
   run_backward<Element, kSimilarity>(params, stream);
