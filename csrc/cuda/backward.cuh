@@ -191,7 +191,8 @@ struct BackwardBlock {
   }
 };
 
-// A block writes a range of rows, but for those gradient rows that are hubs: it lists these for the second launch.
+// A block writes a range of rows. Of hubs it does so without their choosers, and lists them for the second launch,
+// which writes them anew.
 template <class E, Similarity kSimilarity>
 struct QuintupletBackward : BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 8 : 4> {
   using Block = BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 8 : 4>;
@@ -308,7 +309,6 @@ struct QuintupletBackward : BackwardBlock<E, kSimilarity, kSimilarity == Similar
       T own_scale = T(0);
       if (grad == kImageRow || grad == kTextRow) {
         const int map = grad;
-        if (shared.choosers.is_hub(map, listed)) continue;
         const Listed choosers = choosers_of(shared.choosers, map, listed);
         Block::add_choosers(p, map, choosers, 1, column, rows[map], shared.choosers, sum);
         own_scale = Block::sum_own_scales(map, choosers, shared.choosers);
