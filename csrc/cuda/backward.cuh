@@ -231,19 +231,12 @@ struct QuintupletBackward : BackwardBlock<E, kSimilarity, kSimilarity == Similar
     const ChoiceMap maps[2] = {Block::choice_map(p, 0), Block::choice_map(p, 1)};
     const int64_t anchors = p.slopes.anchors;
     int found[2];
-    bool is_counted = !p.hubs.piece;
+    bool is_counted = !p.hubs.piece;  // or there are none
     Lists::clear_counts(lists);
-    for (int64_t from = 0;;) {
-      const int64_t reached =
-          Lists::collect(p.slopes, maps, p.first + row, rows, {from, anchors, is_counted}, lists, found);
-      if (!is_counted) Lists::count(lists, found);
-      if (from == 0 && reached == anchors) break;
-      if (is_counted) {
-        rows = (rows + 1) / 2;
-      } else {  // list after list to the last, and then once more, without hubs
-        is_counted = reached == anchors;
-        from = is_counted ? 0 : reached;
-      }
+    while (Lists::collect(p.slopes, maps, p.first + row, rows, {0, anchors, !is_counted, is_counted}, lists, found) <
+           anchors) {
+      if (is_counted) rows = (rows + 1) / 2;
+      is_counted = true;
     }
     if (p.hubs.piece) leave_hubs(p, row, rows, lists);
     Lists::sort(lists, rows, found);

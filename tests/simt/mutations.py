@@ -288,7 +288,8 @@ BACKWARD = [
         ("out of bounds", "anchor < range.to ?", "anchor <= range.to ?", "test_gradients", "asan"),
         ("wrong index", "chosen >= 0 && chosen < rows", "chosen >= 0 && chosen <= rows", "test_gradients"),
         ("wrong index", "< row + (other < e ? 1 : 0)", "< row + (other <= e ? 1 : 0)", "test_gradients"),
-        ("missing barrier", "    sync_block();\n    return tile", "    return tile", "test_gradients"),
+        ("missing barrier", "    sync_block();\n    return reached", "    return reached", "test_gradients"),
+        ("wrong sum", "if (range.counts) continue;", "", "test_many_hubs"),
         ("wrong launch", "count[map][row] > kHub", "count[map][row] >= kHub", "test_hub_begins"),
         ("wrong slope", "/ slopes.divisor *", "*", "test_objectives"),
         ("wrong index", "slopes.grad[anchor * slopes.stride]", "slopes.grad[0]", "test_gradients"),
@@ -313,7 +314,6 @@ BACKWARD = [
         ("wrong sum", "is_first ? value : *total + value", "value", "test_hub_whose_choosers"),
         ("wrong ticket", "&piece[-number].ticket", "&piece->ticket", "test_hub and 12"),
         ("wrong index", "piece->row, item - number, count", "piece->row, item, count", "test_hub and 12"),
-        ("wrong launch", "from = is_counted ? 0 : reached;", "from = reached;", "test_many_hubs"),
         ("candidates not zeroed", "k == chosen ? sum : Sum{}", "sum", "test_candidates"),
         (
             "wrong index",

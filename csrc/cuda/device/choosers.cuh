@@ -42,18 +42,19 @@ struct Choosers {
   struct Shared {
     List list[2];
     int warp_count[2][2][kWarps];  // two tiles in turn, so that one barrier a tile is enough
-    uint32_t count[2][kMaxRows];   // of choosers, as far as they were counted
+    uint32_t count[2][kMaxRows];   // of active choosers, where they were counted
 
     AOQ_DEVICE bool is_hub(int map, int row) const { return count[map][row] > kHub; }
   };
 
-  // Which anchors are asked, and whether rows that were counted as hubs are left out.
+  // The anchors from, …, to − 1. Their choices may be counted, whether or not there is room to list them, and rows that
+  // were counted as hubs may be left out.
   struct Range {
     int64_t from, to;
-    bool without_hubs = false;
+    bool counts = false, without_hubs = false;
   };
 
-  // Appends the active choosers among a range of anchors of the rows that belong to anchors first, …, first + rows − 1.
+  // Lists the active choosers among a range of anchors of the rows that belong to anchors first, …, first + rows − 1.
   // Returns the anchor it came to: range.to, unless a list is full. All threads call it.
   AOQ_DEVICE static int64_t collect(const LossSlopes<T>& slopes, const ChoiceMap (&maps)[2], int64_t first, int rows,
                                     Range range, Shared& shared, int (&found)[2]) {
@@ -62,8 +63,9 @@ struct Choosers {
     found[0] = found[1] = 0;
     int row[2][kPerLane], next[2][kPerLane];  // of the range, or −1; the next tile is asked for ahead
     read(maps, first, rows, range, range.from, shared, next);
-    int64_t tile = range.from;
-    for (int turn = 0; tile < range.to; tile += kTile, turn ^= 1) {
+    int64_t reached = range.to;
+    int turn = 0;
+    for (int64_t tile = range.from; tile < range.to; tile += kTile, turn ^= 1) {
       unsigned hits[2][kPerLane];
       T slope[2][kPerLane];
 #pragma unroll
@@ -74,6 +76,7 @@ struct Choosers {
           row[map][n] = next[map][n];
           slope[map][n] = row[map][n] >= 0 ? loss_slope(slopes, maps[map].slope, entry(tile, n)) : T(0);
           hits[map][n] = ballot(slope[map][n] != T(0));
+          if (range.counts && slope[map][n] != T(0)) atomic_add(&shared.count[map][row[map][n]], 1);
           count += popcount(hits[map][n]);
         }
         if (lane == 0) shared.warp_count[turn][map][warp] = count;
@@ -89,7 +92,12 @@ struct Choosers {
           total[map] += count;
         }
       }
-      if (found[0] + total[0] > kCapacity || found[1] + total[1] > kCapacity) break;
+      const bool is_full = found[0] + total[0] > kCapacity || found[1] + total[1] > kCapacity;
+      if (is_full && reached == range.to) reached = tile;
+      if (reached < range.to) {
+        if (range.counts) continue;
+        break;
+      }
 #pragma unroll
       for (int map = 0; map < 2; ++map) {
         List& list = shared.list[map];
@@ -108,18 +116,7 @@ struct Choosers {
       }
     }
     sync_block();
-    return tile < range.to ? tile : range.to;
-  }
-
-  // Adds what collect found to the counts.
-  AOQ_DEVICE static void count(Shared& shared, const int (&found)[2]) {
-#pragma unroll
-    for (int map = 0; map < 2; ++map) {
-      for (int e = thread_index(); e < found[map]; e += kThreads) {
-        atomic_add(&shared.count[map][shared.list[map].found_row[e]], 1);
-      }
-    }
-    sync_block();
+    return reached;
   }
 
   AOQ_DEVICE static void clear_counts(Shared& shared) {
