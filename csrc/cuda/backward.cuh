@@ -1,7 +1,6 @@
-// The sparse backward pass. In the first launch a block owns a range of rows: it lists the anchors that chose them, and
-// sums each gradient row, in an order that does not depend on scheduling, from whole slices that a warp reads once for
-// all gradients of the anchor. Rows that many chose are left to a second launch, which shares each of them among
-// blocks.
+// The sparse backward pass. A block owns a range of rows: it lists the anchors that chose them, and sums each gradient
+// row, in an order that does not depend on scheduling, from whole slices that a warp reads once for all gradients of
+// the anchor. Rows that many chose, hubs, are left to a second launch, which shares each of them among blocks.
 #pragma once
 
 #include "cuda/device/choosers.cuh"
@@ -191,11 +190,10 @@ struct BackwardBlock {
   }
 };
 
-// A block writes a range of rows. Of hubs it does so without their choosers, and lists them for the second launch,
-// which writes them anew.
+// The first launch. Hubs are written without their choosers here, listed for the second launch, and written anew there.
 template <class E, Similarity kSimilarity>
-struct QuintupletBackward : BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 8 : 4> {
-  using Block = BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 8 : 4>;
+struct QuintupletBackward : BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 6 : 4> {
+  using Block = BackwardBlock<E, kSimilarity, kSimilarity == Similarity::kDot ? 6 : 4>;
   using Block::kFactors, Block::kThreads, Block::kWarps;
   using typename Block::Element, typename Block::Listed, typename Block::Lists, typename Block::ListShared;
   using typename Block::Params, typename Block::Slice, typename Block::Sum, typename Block::T;
@@ -311,7 +309,7 @@ struct QuintupletBackward : BackwardBlock<E, kSimilarity, kSimilarity == Similar
   }
 };
 
-// The second launch: a block sums a piece of a hub, and the last one of the hub adds the pieces in order.
+// The second launch. A block sums a piece of a hub; the hub's last block adds the pieces in order and writes the row.
 template <class E, Similarity kSimilarity>
 struct HubBackward : BackwardBlock<E, kSimilarity, 8> {
   using Block = BackwardBlock<E, kSimilarity, 8>;

@@ -27,9 +27,8 @@ struct LossSlopes {
   int64_t anchors;  // C
 };
 
-// An image, or a text, that more than kHub anchors chose: its gradient row is left to a second launch, in pieces for as
-// many blocks, each of which sums the choosers among as many anchors as the others. So it depends on the choices alone
-// how they are added.
+// A hub is an image, or a text, that more than kHub active anchors chose. For every kHub of them it has a piece, which
+// is those among an equal share of all anchors: so the order of additions depends on the choices alone, and on no grid.
 inline constexpr int64_t kHub = 512;
 
 template <class T>
