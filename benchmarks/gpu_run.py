@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forms import GPU_LOSSES, bare_product, training_step, unit_rows
+from forms import GPU_LOSSES, add_hubs, bare_product, training_step, unit_rows
 from gpu_targets import AUTOTUNED, COMPILED, EAGER, MM, OURS, PRODUCT
 from gpu_timing import (
     copy_bandwidth,
@@ -91,7 +91,10 @@ def measure_safely(setting: Setting, device: torch.device) -> tuple[dict[str, fl
 
 
 def measure(setting: Setting, device: torch.device) -> dict[str, float | None]:
-    """Seconds of forward, backward and both, extra bytes, kernels of a step; wall clock and replay if small."""
+    """Seconds of forward, backward and both, extra bytes, kernels of a step; wall clock and replay if small.
+
+    Of our own form also backward with hubs.
+    """
     operands = unit_rows(setting.count, setting.width, getattr(torch, setting.dtype), str(device))
     if setting.form == PRODUCT:
         return {"forward": median_seconds(bare_product(operands), device)}
@@ -109,6 +112,9 @@ def measure(setting: Setting, device: torch.device) -> dict[str, float | None]:
         values["wall"] = min(wall_seconds(step, device, count) for _ in range(3))
         if setting.form in (OURS, EAGER):
             values["replay"] = replay_seconds(parts_together(loss, operands), device)
+    if setting.form == OURS:
+        add_hubs(operands)
+        values["backward with hubs"] = median_seconds(parts(loss, operands)["backward"], device)
     synchronize(device)
     return values
 

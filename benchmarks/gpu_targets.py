@@ -66,6 +66,15 @@ TARGETS = (
         20,
         ratio("bfloat16", 128, EAGER, "wall", "wall"),
     ),
+    *(
+        Target(
+            f"bfloat16, B = {count}: backward where all chose one text and one image, times that of random choices",
+            1.5,
+            ratio("bfloat16", count, OURS, "backward with hubs", "backward"),
+            at_least=False,
+        )
+        for count in (4096, 16384, 65536)
+    ),
     Target("bfloat16, B = 128: kernels of a step", 2, quantity("bfloat16", 128, "kernels"), at_least=False),
     *(
         Target(

@@ -177,8 +177,8 @@ def test_one_kernel_forward_and_one_backward(count, dtype, device):
     assert len(backward) == 1, backward
 
 
-# p, walk or tiles, fold, finish; scales for cosine; choice and c, d for candidates. With all negatives, backward has
-# panels and products for each gradient of a pair, and copies of halves.
+# p, walk or tiles, fold, finish; scales for cosine; choice and c, d for candidates; the pieces of hubs. With all negatives,
+# backward has panels and products for each gradient of a pair, and copies of halves.
 @pytest.mark.parametrize(("online", "similarity"), list(itertools.product(ONLINE, SIMILARITIES)))
 @pytest.mark.parametrize("candidates", [0, 3])
 def test_few_kernels_for_every_option(online, similarity, candidates, device):
@@ -255,7 +255,7 @@ def test_gradients_where_scores_pass_an_int(device):
 def test_a_thousand_runs_are_bitwise_equal(count, width, dtype, runs, device):
     leaves = leaves_of(count, width, device, dtype=dtype)
     with torch.no_grad():
-        leaves[1][count // 2] = 3 * leaves[1].float().mean(dim=0).to(dtype)  # chosen by many
+        leaves[0][:, 0], leaves[1][count // 2, 0] = 1, 8  # chosen by all
     first = step(leaves)
     differences = torch.zeros((), dtype=torch.int64, device=device)
     for _ in range(runs):
@@ -326,6 +326,34 @@ def test_tf32_only_where_it_is_allowed(tf32, device):
     assert 1e-6 < error() < 2e-3
     tf32("ieee")
     assert error() < 2e-6
+
+
+def with_hubs(leaves):
+    """A text that every image chooses, and an image that every text does."""
+    with torch.no_grad():
+        for chosen, chooser in ((1, 0), (0, 1)):
+            leaves[chooser][:, chosen], leaves[chosen][7, chosen] = 1, 8
+    return leaves
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_rows_that_every_anchor_chose(similarity, dtype, device):
+    """Their gradients are those of the CPU in float64, the same in every run and in a graph."""
+    leaves = with_hubs(leaves_of(5000, 264, device, dtype=dtype))
+    options = {"similarity": similarity, "reduction": "mean"}  # a sum of so many passes float16
+    got = step(leaves, **options)
+    wide = [leaf.detach().cpu().double().requires_grad_() for leaf in leaves]
+    tolerance = max(2 * torch.finfo(dtype).eps, 1e-12 if dtype == torch.float64 else 2e-5)
+    for grad, exact in zip(got[1:3], step(wide, **options)[1:3]):
+        assert (grad[7].cpu().double() - exact[7]).abs().max() <= tolerance * exact[7].abs().max()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(leaves, **options)
+    for _ in range(20):
+        graph.replay()
+        assert same(captured, got)
+        assert same(step(leaves, **options), got)
 
 
 def test_deterministic_algorithms_change_nothing(device):

@@ -49,6 +49,7 @@ class Case:
     reduction: Reduction = Reduction.NONE
     seed: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    hub_pieces: int = 0  # of the last run
 
     def __post_init__(self) -> None:
         self.anchors = self.anchors or self.rows
@@ -70,7 +71,15 @@ class Case:
         tensors["grad_loss"] = torch.randn(count, dtype=torch.float64, generator=generator).to(compute)
         self.tensors = tensors | self.tensors
 
-    def kernel(self, needs: int = ALL, rows_per_block: int = 3, seed: int = 0, **extra: Tensor) -> dict[str, Tensor]:
+    def kernel(
+        self,
+        needs: int = ALL,
+        rows_per_block: int = 3,
+        hub_blocks: int = 3,
+        resident_blocks: int = 3,
+        seed: int = 0,
+        **extra: Tensor,
+    ) -> dict[str, Tensor]:
         arrays = {}
         for name, tensor in (self.tensors | extra).items():
             is_rows = tensor.is_floating_point() and name not in ("saved", "grad_loss")
@@ -78,9 +87,10 @@ class Case:
         given = sum(1 << bit for bit, name in enumerate(NAMES) if name in self.tensors)
         results = simt.load("backward").run(
             f"backward_{self.dtype}", seed=seed, similarity=int(self.similarity), needs=needs & given,
-            first=self.first, rows_per_block=rows_per_block,
+            first=self.first, rows_per_block=rows_per_block, hub_blocks=hub_blocks, resident_blocks=resident_blocks,
             divisor=float(self.anchors if self.reduction == Reduction.MEAN else 1), **arrays,
         )  # fmt: skip
+        self.hub_pieces = int(results.pop("hub_pieces"))
         dtype = DTYPES[self.dtype]
         words = {name: torch.from_numpy(array) for name, array in results.items()}
         if dtype.itemsize == 2:
@@ -158,6 +168,79 @@ def test_hub(similarity: Similarity, width: int) -> None:
     case.check(rows_per_block=4)
 
 
+@pytest.mark.parametrize("similarity", Similarity)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_anchor_chose_one_row(dtype: str, similarity: Similarity) -> None:
+    """As many blocks as there are times 512 choosers share it."""
+    case = Case(3, 40, dtype, similarity, anchors=1100, first=500)
+    case.tensors["text_index"][:], case.tensors["image_index"][:] = 501, 502
+    case.tensors["saved"][case.tensors["saved"] == 0] = 0.5
+    for hub_blocks in (1, 2, 4):
+        case.check(hub_blocks=hub_blocks)
+        assert case.hub_pieces == 4
+
+
+@pytest.mark.parametrize("similarity", Similarity)
+def test_many_hubs(similarity: Similarity) -> None:
+    """In one range and in several, as image, as text and as both; between them rows that few or none chose."""
+    case = Case(12, 24, similarity=similarity, anchors=5000, first=40)
+    draw = torch.Generator().manual_seed(3)
+    chances = {
+        "text_index": torch.tensor([0.0, 2, 0, 3, 0.1, 0.1, 0, 0, 0.1, 2, 0, 0.1]),
+        "image_index": torch.tensor([1, 0.1, 0, 3, 0, 2, 0, 0.05, 0, 0, 1, 0]),
+    }
+    expected = 0
+    for name, slope in (("text_index", 2), ("image_index", 3)):
+        case.tensors[name] = 40 + torch.multinomial(chances[name], 5000, replacement=True, generator=draw)
+        active = case.tensors[name][case.tensors["saved"][slope] != 0] - 40
+        count = active.bincount(minlength=12)
+        expected += sum(count[count > 512] // 512).item()
+    for rows_per_block in (1, 5, 12):
+        case.check(rows_per_block=rows_per_block, hub_blocks=4)
+        assert case.hub_pieces == expected > 5
+
+
+@pytest.mark.parametrize("similarity", Similarity)
+@pytest.mark.parametrize("behind", [0, 4400])
+def test_hub_whose_choosers_stand_together(behind: int, similarity: Similarity) -> None:
+    """A piece then has more of them than a list holds, and another none."""
+    case = Case(2, 12, similarity=similarity, anchors=6000)
+    case.tensors["saved"][case.tensors["saved"] == 0] = 0.5
+    for name in ("text_index", "image_index"):
+        case.tensors[name][:] = -1
+        case.tensors[name][behind : behind + 1600] = 1
+    case.check(hub_blocks=6)
+    assert case.hub_pieces == 6
+
+
+@pytest.mark.parametrize(("choosers", "pieces"), [(512, 0), (513, 1), (1023, 1), (1024, 2)])
+def test_hub_begins_behind_512_choosers(choosers: int, pieces: int) -> None:
+    """Whether or not a list holds them, and however many rows share it."""
+    case = Case(6, 8, anchors=1200)
+    case.tensors["saved"][case.tensors["saved"] == 0] = 0.5
+    case.tensors["text_index"] = torch.arange(1200)
+    case.tensors["text_index"][:choosers] = 4
+    for rows_per_block in (1, 2, 6):
+        case.check(rows_per_block=rows_per_block)
+        assert case.hub_pieces == pieces
+
+
+def test_hub_of_inactive_anchors_is_none() -> None:
+    case = Case(3, 8, anchors=2000)
+    case.tensors["text_index"][:] = case.tensors["image_index"][:] = 1
+    case.tensors["saved"][2, 100:] = case.tensors["saved"][3, :1900] = 0
+    case.check()
+    assert case.hub_pieces == 0
+
+
+def test_hub_on_the_side_that_needs_no_gradient() -> None:
+    case = Case(3, 8, anchors=1200)
+    case.tensors["text_index"][:] = 1
+    for needs in (1, 60):
+        case.check(needs)
+        assert case.hub_pieces == 0
+
+
 def test_crowded_range_is_halved() -> None:
     case = Case(8, 4, anchors=2200)
     case.tensors["text_index"] = torch.arange(2200) % 8
@@ -202,9 +285,11 @@ def test_indices_out_of_range_are_ignored() -> None:
         assert torch.equal(grad, wrong.kernel()[name])
 
 
+@pytest.mark.parametrize("anchors", [7, 1200])
 @pytest.mark.parametrize("similarity", Similarity)
-def test_begins_with_the_dense_part(similarity: Similarity) -> None:
-    case = Case(7, 140, similarity=similarity)
+def test_begins_with_the_dense_part(similarity: Similarity, anchors: int) -> None:
+    case = Case(7, 140, similarity=similarity, anchors=anchors)
+    case.tensors["text_index"][:] = case.tensors["image_index"][:] = 5  # of 1200, a hub
     dense = {name: torch.randn(7, 140) for name in ("dense_image", "dense_text")}
     plain, results = case.kernel(), case.kernel(**dense)
     for name in ("image", "text"):
@@ -217,11 +302,15 @@ def test_begins_with_the_dense_part(similarity: Similarity) -> None:
 
 @pytest.mark.parametrize("similarity", Similarity)
 def test_every_schedule_gives_the_same_bits(similarity: Similarity) -> None:
-    case = Case(11, 136, similarity=similarity, anchors=1400, first=9)
+    """And every grid, so that the number of a GPU's processors does not matter."""
+    case = Case(11, 136, similarity=similarity, anchors=2300, first=9)
     case.tensors["image_index"][:] = 12
+    case.tensors["text_index"][::2] = 12
     expected = case.kernel()
+    assert case.hub_pieces == 4
     for seed in range(1, simt.SCHEDULES):
-        results = case.kernel(seed=seed)
+        grid = {"rows_per_block": 1 + seed * 3 % 11, "hub_blocks": 1 + seed % 5, "resident_blocks": 1 + seed % 4}
+        results = case.kernel(seed=seed, **grid)
         assert all(torch.equal(results[name], grad) for name, grad in expected.items())
 
 

@@ -46,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         score_steps(draw(COUNT, WIDTH, dtype, device))
         image, text = draw(COUNT, WIDTH, dtype, device)[:2]
         finite(aoq_ext.hardest_negatives(image, text).text_score)
-    hub = draw(600, WIDTH, torch.float32, device)
-    hub[1][7] = 4 * hub[0].mean(dim=0)  # one text that nearly every image chooses
-    step(hub)
+    for similarity in SIMILARITIES[:2]:
+        hubs = draw(1500, WIDTH, torch.float32, device)
+        for chosen, chooser in ((1, 0), (0, 1)):  # a text that every image chooses, an image that every text does
+            hubs[chooser][:, chosen], hubs[chosen][7, chosen] = 1, 8
+        step(hubs, similarity=similarity)
     for dtype in DTYPES:
         mining_steps(dtype, device)
     if device.type == "cuda":

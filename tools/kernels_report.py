@@ -32,6 +32,7 @@ GIBIBYTES_PER_JOB = 2.0
 # checks of gradients, and its sums fill twice the registers.
 HOT = (
     "HardestKernel<",
+    "HubBackward<",
     "MergeKernel<",
     "MiningHitsKernel<",
     "QuintupletBackward<",

@@ -27,6 +27,30 @@ struct LossSlopes {
   int64_t anchors;  // C
 };
 
+// A hub is an image, or a text, that more than kHub active anchors chose. For every kHub of them it has a piece, which
+// is those among an equal share of all anchors: so the order of additions depends on the choices alone, and on no grid.
+inline constexpr int64_t kHub = 512;
+
+template <class T>
+struct HubPiece {
+  int row, map;  // of the chosen: of image where map is 0, of text where it is 1
+  int number, count;
+  uint32_t ticket;  // of the first piece: how many are done
+  T own;            // the row's factor in its own gradient
+};
+
+template <class T>
+struct Hubs {
+  HubPiece<T>* piece;  // those of one hub follow each other; null where a batch cannot have any
+  uint32_t* pieces;    // how many there are; 0 before the first launch
+  T* sum;              // each piece's, `stride` apart
+  int64_t stride;
+  int64_t blocks;  // of the second launch
+};
+
+// All choosers of all hubs, of images and of texts, are at most 2·C.
+constexpr int64_t most_hub_pieces(int64_t anchors) { return 2 * (anchors / kHub); }
+
 // An anchor is a pair of the whole batch, C of them; the rows are those of anchors first, …, first + R − 1.
 template <class Element>
 struct BackwardParams {
@@ -40,6 +64,7 @@ struct BackwardParams {
   const Compute<Element>*dense_image, *dense_text;  // (R, D) or null: what the gradients of the pairs begin with
   int64_t rows, first, width;                       // R; D, of whole pieces of 16 bytes
   int64_t rows_per_block;                           // see backward_rows_per_block
+  Hubs<Compute<Element>> hubs;
 };
 
 // Online::kAll: the derivatives by the scores of a panel of S, through the hinges of all negatives, (rows, columns).
@@ -73,7 +98,7 @@ constexpr int64_t backward_rows_per_block(int64_t rows, int64_t blocks_at_a_time
   return height < 1 ? 1 : height < kMost ? height : kMost;
 }
 
-// Sets rows_per_block for a GPU of so many processors.
+// Sets rows_per_block and hubs.blocks for a GPU of so many processors.
 template <class Element>
 void launch_backward(Similarity similarity, BackwardParams<Element> params, int64_t processors, cuda::Stream stream);
 template <class Element>

@@ -19,6 +19,18 @@ struct AllBatch {
   LossSlopes<Compute<Element>> slopes;
 };
 
+// Lays out the memory of hubs; `pieces` has to be 0. A batch that has none, by its size or its needs, takes nothing.
+template <class Element>
+Hubs<Compute<Element>> take_hubs(cuda::Arena& arena, const BackwardParams<Element>& p) {
+  using T = Compute<Element>;
+  constexpr int64_t kColumns = 32 * (16 / int64_t(sizeof(Element)));  // of a warp's slice
+  if (p.slopes.anchors <= kHub || !(p.grad[kImageRow] || p.grad[kTextRow])) return {};
+  const int64_t most = most_hub_pieces(p.slopes.anchors), stride = (p.width + kColumns - 1) / kColumns * kColumns;
+  auto* const piece = arena.take<HubPiece<T>>(most);
+  auto* const pieces = arena.take<uint32_t>(1);
+  return {piece, pieces, arena.take<T>(most * stride), stride, 0};
+}
+
 inline constexpr int64_t kPanelElements = int64_t{1} << 24;
 
 // A panel is as long as the batch, so that a product of it is finished; it is as many rows high as memory allows.

@@ -1,15 +1,16 @@
 // The sparse backward pass.
-#include "cuda/backward.cuh"
+#include <algorithm>
 
-#include "cuda/launch_all.cuh"
+#include "cuda/backward.cuh"
 
 namespace aoq::device {
 
 template <class Element, Similarity kSimilarity>
 void launch_one(BackwardParams<Element>& params, int64_t processors, cuda::Stream stream) {
-  using Kernel = QuintupletBackward<Element, kSimilarity>;
-  params.rows_per_block = backward_rows_per_block(params.rows, Kernel::kBlocksPerProcessor * processors);
-  launch_all<Kernel>(params, stream);
+  const int64_t blocks_at_a_time = QuintupletBackward<Element, kSimilarity>::kBlocksPerProcessor * processors;
+  params.rows_per_block = backward_rows_per_block(params.rows, blocks_at_a_time);
+  params.hubs.blocks = std::min(most_hub_pieces(params.slopes.anchors), blocks_at_a_time);
+  run_backward<Element, kSimilarity>(params, stream);
 }
 
 template <class Element>

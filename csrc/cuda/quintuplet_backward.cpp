@@ -167,6 +167,10 @@ Gradients backward(const DeviceScope& scope, const Operands& given, const Option
   params.dense_image = dense ? data(dense->image) : nullptr;
   params.dense_text = dense ? data(dense->text) : nullptr;
   params.rows = rows, params.first = options.first, params.width = width;
+  const auto [memory, hubs] = allocate(scope, [&](Arena& arena) { return device::take_hubs(arena, params); });
+  params.hubs = hubs;
+  STD_TORCH_CHECK(!hubs.pieces || cudaMemsetAsync(hubs.pieces, 0, sizeof(*hubs.pieces), scope.stream) == cudaSuccess,
+                  "aoq_ext: the count of hubs cannot be cleared");
   launch_backward(options.similarity, params, processor_count(scope), scope.stream);
 
   for (int g = 0; g < device::kGradients; ++g) {

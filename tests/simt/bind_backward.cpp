@@ -28,8 +28,7 @@ LossSlopes<T> slopes_of(const Call& call) {
 
 template <class Element, Similarity kSimilarity>
 void backward(Call& call) {
-  using Kernel = QuintupletBackward<Element, kSimilarity>;
-  using T = typename Kernel::T;
+  using T = Compute<Element>;
   const auto find = [&](const char* name) { return operand<Element>(call, name); };
   BackwardParams<Element> p{};
   p.image = find("image"), p.text = find("text");
@@ -51,7 +50,15 @@ void backward(Call& call) {
     if (like[grad]->candidates > 1) shape.insert(shape.begin() + 1, like[grad]->candidates);
     p.grad[grad] = call.output<Element>(kGradNames[grad], shape);
   }
-  launch_all<Kernel>(p, call.schedule());
+  cuda::Arena measure;
+  take_hubs(measure, p);
+  std::vector<unsigned char> memory(measure.bytes(), 0xff);
+  cuda::Arena arena(memory.data());
+  p.hubs = take_hubs(arena, p);
+  p.hubs.blocks = call.integer("hub_blocks");
+  if (p.hubs.pieces) *p.hubs.pieces = 0;
+  run_backward<Element, kSimilarity>(p, call.schedule());
+  *call.output<int64_t>("hub_pieces", {}) = p.hubs.pieces ? *p.hubs.pieces : 0;
 }
 
 template <class Element>

@@ -42,19 +42,30 @@ struct Choosers {
   struct Shared {
     List list[2];
     int warp_count[2][2][kWarps];  // two tiles in turn, so that one barrier a tile is enough
+    uint32_t count[2][kMaxRows];   // of active choosers, where they were counted
+
+    AOQ_DEVICE bool is_hub(int map, int row) const { return count[map][row] > kHub; }
   };
 
-  // Appends the active choosers among anchors from, from + 1, … of the rows that belong to anchors first, …,
-  // first + rows − 1. Returns the anchor it came to: all of them, unless a list is full. All threads call it.
+  // The anchors from, …, to − 1. Their choices may be counted, whether or not there is room to list them, and rows that
+  // were counted as hubs may be left out.
+  struct Range {
+    int64_t from, to;
+    bool counts = false, without_hubs = false;
+  };
+
+  // Lists the active choosers among a range of anchors of the rows that belong to anchors first, …, first + rows − 1.
+  // Returns the anchor it came to: range.to, unless a list is full. All threads call it.
   AOQ_DEVICE static int64_t collect(const LossSlopes<T>& slopes, const ChoiceMap (&maps)[2], int64_t first, int rows,
-                                    int64_t from, Shared& shared, int (&found)[2]) {
+                                    Range range, Shared& shared, int (&found)[2]) {
     const int lane = lane_index(), warp = warp_index();
     const unsigned below = (1u << lane) - 1;
     found[0] = found[1] = 0;
     int row[2][kPerLane], next[2][kPerLane];  // of the range, or −1; the next tile is asked for ahead
-    read(slopes.anchors, maps, first, rows, from, next);
-    int64_t tile = from;
-    for (int turn = 0; tile < slopes.anchors; tile += kTile, turn ^= 1) {
+    read(maps, first, rows, range, range.from, shared, next);
+    int64_t reached = range.to;
+    int turn = 0;
+    for (int64_t tile = range.from; tile < range.to; tile += kTile, turn ^= 1) {
       unsigned hits[2][kPerLane];
       T slope[2][kPerLane];
 #pragma unroll
@@ -65,11 +76,12 @@ struct Choosers {
           row[map][n] = next[map][n];
           slope[map][n] = row[map][n] >= 0 ? loss_slope(slopes, maps[map].slope, entry(tile, n)) : T(0);
           hits[map][n] = ballot(slope[map][n] != T(0));
+          if (range.counts && slope[map][n] != T(0)) atomic_add(&shared.count[map][row[map][n]], 1);
           count += popcount(hits[map][n]);
         }
         if (lane == 0) shared.warp_count[turn][map][warp] = count;
       }
-      read(slopes.anchors, maps, first, rows, tile + kTile, next);
+      read(maps, first, rows, range, tile + kTile, shared, next);
       sync_block();
       int before[2] = {0, 0}, total[2] = {0, 0};
 #pragma unroll
@@ -80,7 +92,12 @@ struct Choosers {
           total[map] += count;
         }
       }
-      if (found[0] + total[0] > kCapacity || found[1] + total[1] > kCapacity) break;
+      const bool is_full = found[0] + total[0] > kCapacity || found[1] + total[1] > kCapacity;
+      if (is_full && reached == range.to) reached = tile;
+      if (reached < range.to) {
+        if (range.counts) continue;
+        break;
+      }
 #pragma unroll
       for (int map = 0; map < 2; ++map) {
         List& list = shared.list[map];
@@ -99,7 +116,12 @@ struct Choosers {
       }
     }
     sync_block();
-    return tile < slopes.anchors ? tile : slopes.anchors;
+    return reached;
+  }
+
+  AOQ_DEVICE static void clear_counts(Shared& shared) {
+    for (int row = thread_index(); row < kMaxRows; row += kThreads) shared.count[0][row] = shared.count[1][row] = 0;
+    sync_block();
   }
 
   // Sorts what was found; list.start[r], …, list.start[r + 1] − 1 are then the choosers of row r.
@@ -109,16 +131,16 @@ struct Choosers {
       List& list = shared.list[map];
       for (int e = thread_index(); e < found[map]; e += kThreads) {
         const int row = list.found_row[e];
-        int position = 0;
-        for (int other = 0; other < found[map]; ++other) {
+        int position = rows == 1 ? e : 0;
+        for (int other = 0; rows > 1 && other < found[map]; ++other) {
           position += list.found_row[other] < row + (other < e ? 1 : 0);
         }
         list.anchor[position] = list.found_anchor[e];
         list.scale[position] = list.found_slope[e];
       }
       for (int row = thread_index(); row <= rows; row += kThreads) {
-        int position = 0;
-        for (int other = 0; other < found[map]; ++other) position += list.found_row[other] < row;
+        int position = rows == 1 ? row * found[map] : 0;
+        for (int other = 0; rows > 1 && other < found[map]; ++other) position += list.found_row[other] < row;
         list.start[row] = position;
       }
     }
@@ -131,15 +153,16 @@ struct Choosers {
     return tile + (warp_index() * kPerLane + n) * kWarpSize + lane_index();
   }
 
-  AOQ_DEVICE static void read(int64_t anchors, const ChoiceMap (&maps)[2], int64_t first, int rows, int64_t tile,
-                              int (&row)[2][kPerLane]) {
+  AOQ_DEVICE static void read(const ChoiceMap (&maps)[2], int64_t first, int rows, const Range& range, int64_t tile,
+                              const Shared& shared, int (&row)[2][kPerLane]) {
 #pragma unroll
     for (int map = 0; map < 2; ++map) {
 #pragma unroll
       for (int n = 0; n < kPerLane; ++n) {
         const int64_t anchor = entry(tile, n);
-        const int64_t chosen = maps[map].chosen && anchor < anchors ? maps[map].chosen[anchor] - first : -1;
-        row[map][n] = chosen >= 0 && chosen < rows ? int(chosen) : -1;
+        const int64_t chosen = maps[map].chosen && anchor < range.to ? maps[map].chosen[anchor] - first : -1;
+        const bool is_listed = chosen >= 0 && chosen < rows && !(range.without_hubs && shared.is_hub(map, int(chosen)));
+        row[map][n] = is_listed ? int(chosen) : -1;
       }
     }
   }

@@ -1,6 +1,7 @@
 // The last step of a forward pass: from the scores of each anchor to its loss, its derivatives, and their sum.
 #pragma once
 
+#include "cuda/device/last_block.cuh"
 #include "cuda/device/online_negative.cuh"
 #include "cuda/device/warp.cuh"
 
@@ -12,17 +13,9 @@ struct FinishShared {
   double sums[32];
 };
 
-// Whether this block is the last of the grid to come here: then it sees what all the others wrote before they came.
+// Whether this block is the last of the grid.
 AOQ_DEVICE bool is_last_block(uint32_t* ticket, FinishShared& shared) {
-  sync_block();
-  if (thread_index() == 0) {
-    thread_fence();
-    shared.is_last = atomic_add(ticket, 1) == block_count() - 1;
-    thread_fence();
-    if (shared.is_last) atomic_add(ticket, 0u - block_count());  // back to 0, without a race with the others' adding
-  }
-  sync_block();
-  return shared.is_last;
+  return is_last_block(ticket, block_count(), shared.is_last);
 }
 
 // Returns L_i. Other blocks of this launch may have written the scores.
