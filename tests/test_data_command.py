@@ -222,6 +222,20 @@ def test_problems_of_pictures(coco: Path) -> None:
     assert f"1 picture that cannot be decoded, such as train2014/{train[2].name}" in text_of(report, "pictures-damaged")
 
 
+def test_pictures_without_a_range(coco: Path) -> None:
+    from PIL import Image
+
+    first, second = sorted((coco.parent / "train2014").iterdir())[:2]
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(first, format="TIFF")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(second)
+    report = verify(coco)
+    assert found(report) == {"pictures-range": "train"}
+    assert text_of(report, "pictures-range") == (
+        f"train: expected pictures of 8 or 16 bits; got 1 picture without a defined range, such as "
+        f"train2014/{first.name}. Save them as 8-bit pictures."
+    )
+
+
 def test_pictures_somewhere_else(coco: Path, tmp_path: Path) -> None:
     for name in ("train2014", "val2014"):
         (coco.parent / name).rename(tmp_path / name)

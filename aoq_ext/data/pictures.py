@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
 _HASHED_PICTURES = 64
 _MOST_THREADS = 8
+_SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")  # whose greys beyond 8 bits Pillow gives as numbers up to 65535
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 class Pictures(LazyRows):
     """N picture files as an array (N, 3, size, size) uint8, of which an index decodes the rows asked for.
 
-    Each is converted to RGB, its shorter side scaled to ``shorter_side`` (bicubic), and its middle cut out: a function
-    of the file alone, so that training, mining and evaluation see the same.
+    Each is turned upright and converted to RGB (see `open_picture`), its shorter side scaled to ``shorter_side``
+    (bicubic), and its middle cut out: a function of the file alone, so that training, mining and evaluation see the
+    same.
     """
 
     def __init__(
@@ -85,13 +89,27 @@ class Pictures(LazyRows):
                 raise DataError(f"{self.paths[row]}: expected a picture, got no file that can be read") from error
 
 
+class PictureRangeError(DataError):
+    """A picture whose numbers mean no known brightness."""
+
+
 def open_picture(path: str) -> Any:
-    """The decoded picture, in RGB; DataError when it is missing or damaged."""
+    """The decoded picture, upright as its EXIF data says, in RGB; its first, where there are several.
+
+    Transparency is left out: the colours count that are under it. 16 bits a sample become 8. DataError when the file is
+    missing or damaged, or when its format does not say which numbers are black and white.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        # Given the name, Pillow maps a plain TIFF by its turned size, and mixes its rows up.
+        with open(path, "rb") as file, Image.open(file) as picture:
+            picture.load()
+            rgb = _in_bytes(picture, path).convert("RGB")
+            turn = _turn(picture)
+            return rgb if turn is None else rgb.transpose(turn)
+    except PictureRangeError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: expected a picture, got no such file; `aoq data verify` lists all missing") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -99,6 +117,59 @@ def open_picture(path: str) -> Any:
             f"{path}: expected a picture that Pillow can decode, got {error}; download it again "
             f"(`aoq data verify` lists all that are damaged)"
         ) from error
+
+
+def _in_bytes(picture: Any, path: str) -> Any:
+    """The picture in a mode of 8 bits; Pillow itself would cut off what is above 255."""
+    from PIL import Image
+
+    mode: str = picture.mode
+    if mode == "La":
+        return picture.convert("LA")  # what is premultiplied has no way to RGB
+    if mode != "F" and mode[0] != "I":
+        return picture
+    white = _white(picture)
+    if white is None:
+        raise PictureRangeError(
+            f"{path}: expected a picture of 8 or 16 bits, got {picture.format} of mode {mode}, whose numbers have no "
+            f"defined range; save it as an 8-bit picture, with black as 0 and white as 255"
+        )
+    values = np.asarray(picture).astype(np.uint32)
+    if picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = white - values
+    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+
+
+def _white(picture: Any) -> int | None:
+    """The greatest number of a grey picture of more than 8 bits; None where the format defines none."""
+    if picture.mode.startswith("I;16") and picture.format == "TIFF":
+        bits: int = picture.tag_v2[_BITS_PER_SAMPLE][0]
+        return (1 << bits) - 1
+    if picture.mode != "F" and picture.format in _SIXTEEN_BITS:
+        return (1 << 16) - 1
+    return None
+
+
+def _turn(picture: Any) -> Any:
+    """What turns a loaded picture upright; None where nothing need be done, or the EXIF data cannot be read."""
+    from PIL import ExifTags, Image
+
+    if picture.format == "TIFF":
+        return None  # Pillow turned it as it was loaded
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return None
+    turn = Image.Transpose
+    return {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }.get(orientation)
 
 
 def _bicubic() -> Any:

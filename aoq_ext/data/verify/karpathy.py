@@ -13,7 +13,7 @@ import numpy as np
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
 from aoq_ext.data.karpathy import CAPTIONS_PER_IMAGE, Entry, find_json, find_pictures, missing_pictures, read_entries
-from aoq_ext.data.pictures import open_picture
+from aoq_ext.data.pictures import PictureRangeError, open_picture
 from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
 from aoq_ext.data.verify.text import check_captions, check_coverage, open_vocabulary, unknown_splits
 
@@ -115,25 +115,30 @@ def _check_pictures(
     if quick:
         there = [there[row] for row in sampled_rows(len(there), _SAMPLED_PICTURES)]
         report.notes.append(f"{split}: {counted(len(there), 'picture')} were decoded (quick)")
-    damaged = _damaged(folder, there, progress, f"decoding {split}")
-    if damaged:
-        got = f"{counted(len(damaged), 'picture')} that cannot be decoded, such as {', '.join(damaged[:_MOST_NAMED])}"
-        cure = "download them again"
-        report.add(split, "pictures-damaged", "pictures that Pillow can decode", got, cure, len(damaged))
+    refused = _refused(folder, there, progress, f"decoding {split}")
+    for what, expected, state, cure in (
+        ("damaged", "pictures that Pillow can decode", "that cannot be decoded", "download them again"),
+        ("range", "pictures of 8 or 16 bits", "without a defined range", "save them as 8-bit pictures"),
+    ):
+        if names := [name for name, without_range in refused if without_range == (what == "range")]:
+            got = f"{counted(len(names), 'picture')} {state}, such as {', '.join(names[:_MOST_NAMED])}"
+            report.add(split, f"pictures-{what}", expected, got, cure, len(names))
 
 
-def _damaged(folder: Path, paths: list[str], progress: Progress, label: str) -> list[str]:
-    def broken(path: str) -> bool:
+def _refused(folder: Path, paths: list[str], progress: Progress, label: str) -> list[tuple[str, bool]]:
+    """Pictures that cannot be used, and whether that is for want of a defined range."""
+
+    def try_out(path: str) -> bool | None:
         try:
             open_picture(str(folder / path))
-        except DataError:
-            return True
-        return False
+        except DataError as error:
+            return isinstance(error, PictureRangeError)
+        return None
 
-    damaged = []
+    found = []
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         for first in range(0, len(paths), _DECODED_AT_ONCE):
             part = paths[first : first + _DECODED_AT_ONCE]
-            damaged += [path for path, bad in zip(part, pool.map(broken, part)) if bad]
+            found += [(path, without) for path, without in zip(part, pool.map(try_out, part)) if without is not None]
             progress(label, first + len(part), len(paths))
-    return damaged
+    return found
