@@ -54,6 +54,11 @@ def nearest_existing(path: str | Path) -> Path:
     return path
 
 
+def visible(folder: str | Path, pattern: str) -> list[Path]:
+    """What matches in a folder, in order. Hidden files are nobody's data: macOS puts a ``._name`` beside many a file."""
+    return sorted(path for path in Path(folder).glob(pattern) if path.name[0] != ".")
+
+
 def remove_temporaries(folder: str | Path, name: str = "*") -> None:
     """Remove what killed processes left of half-written files called ``name``, a pattern; for when none is writing."""
     for stale in Path(folder).glob(f".{name}.*.tmp"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aoq_ext.commands.parsing import Parser, make_parser
+from aoq_ext.commands.parsing import Parser, make_parser, positive
 
 if TYPE_CHECKING:
     from aoq_ext.data.verify import SplitSummary, VerifyReport
@@ -39,6 +39,9 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "--vocabulary", type=Path, metavar="FILE", help="a JSON vocabulary to compare (*_vocab.json in the folder)"
     )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="the folder of the pictures (beside the JSON)")
+    parser.add_argument(
+        "--captions-per-image", type=positive, default=5, metavar="N", help="captions of an image, at least (5)"
+    )
     parser.add_argument("--quick", action="store_true", help="look into a sample of the features or pictures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
 
@@ -53,6 +56,7 @@ def _verify(parsed: argparse.Namespace) -> int:
             splits=parsed.split,
             vocabulary=parsed.vocabulary,
             pictures=parsed.pictures,
+            captions_per_image=parsed.captions_per_image,
             quick=parsed.quick,
             progress=progress,
         )

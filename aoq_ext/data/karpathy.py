@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from aoq_ext._files import visible
 from aoq_ext.data.captions import LITERAL_CURE
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_text import ImageTextData
@@ -101,7 +102,7 @@ def find_json(root: str | Path, json: str | Path | None = None) -> Path:
         raise DataError(
             f"json: expected a file such as dataset_coco.json, got {json}, which is not in {root}; correct it"
         )
-    found = sorted(root.glob("dataset_*.json"))
+    found = visible(root, "dataset_*.json")
     if len(found) != 1:
         got = ", ".join(path.name for path in found) or "none"
         raise DataError(f"root: expected one dataset_*.json in {root}, got {got}; name the file as json")

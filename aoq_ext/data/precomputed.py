@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext._files import visible
 from aoq_ext.data.captions import caption_lines, read_captions
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
@@ -77,8 +78,7 @@ def load_precomputed(
 
 def splits_in(folder: str | Path) -> list[str]:
     """The splits of which the folder has features or captions, in alphabetical order."""
-    folder = Path(folder)
-    return sorted({path.name.removesuffix(end) for end in (FEATURES, CAPTIONS) for path in folder.glob(f"?*{end}")})
+    return sorted({path.name.removesuffix(end) for end in (FEATURES, CAPTIONS) for path in visible(folder, f"?*{end}")})
 
 
 def open_features(path: str | Path) -> NDArray[np.float32]:

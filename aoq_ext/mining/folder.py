@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .._files import nearest_existing
+from .._files import nearest_existing, visible
 from .manifest import MANIFEST
 from .shards import SHARDS
 from .sources import embeddings_file
@@ -28,7 +28,7 @@ def check_out(given: str | os.PathLike[str], name: str = "out") -> Path:
         raise NotADirectoryError(f"{name} must be a folder, got {folder}, where {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"{name} must be a folder that may be written to, got {folder}")
-    if (folder / "config.yaml").exists() or any(folder.glob("*.ckpt")):
+    if (folder / "config.yaml").exists() or visible(folder, "*.ckpt"):
         raise ValueError(f"{name} must not be the folder of a training run, got {folder}; {_ELSEWHERE}")
     return folder
 

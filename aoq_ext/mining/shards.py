@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .._files import remove_temporaries, write_atomically, write_bytes_atomically
+from .._files import remove_temporaries, visible, write_atomically, write_bytes_atomically
 from . import keys
 from .manifest import data_of, hash_file
 from .sources import NpyFile
@@ -77,7 +77,7 @@ class Shards:
             return
         remove_temporaries(self.folder)
         kept = {entry["file"] for entries in self._listed().values() for entry in entries}
-        for path in self.folder.glob("*.npy"):
+        for path in visible(self.folder, "*.npy"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
 
@@ -128,7 +128,7 @@ class Shards:
 
     def _listed(self) -> dict[str, Any]:
         listed: dict[str, Any] = {}
-        for path in sorted(self.folder.glob("listed-*.json")):
+        for path in visible(self.folder, "listed-*.json"):
             listed.update(_read_list(path))
         return listed
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aoq_ext.data.precomputed import splits_in
+from aoq_ext._files import visible
+from aoq_ext._scalars import as_int
+from aoq_ext.data.precomputed import CAPTIONS_PER_IMAGE, splits_in
 from aoq_ext.data.verify.findings import Progress, VerifyReport
 from aoq_ext.data.verify.karpathy import verify_karpathy
 from aoq_ext.data.verify.precomputed import verify_precomputed
@@ -20,6 +22,7 @@ def verify(
     splits: Sequence[str] | None = None,
     vocabulary: str | Path | None = None,
     pictures: str | Path | None = None,
+    captions_per_image: int = CAPTIONS_PER_IMAGE,
     quick: bool = False,
     progress: Progress | None = None,
 ) -> VerifyReport:
@@ -32,6 +35,7 @@ def verify(
         vocabulary: a JSON vocabulary whose coverage of the captions is measured; by default ``*_vocab.json`` in the
             folder, if there is one.
         pictures: where the pictures of a Karpathy file lie; by default looked for beside it.
+        captions_per_image: how many captions an image has, or, in a Karpathy file, at least.
         quick: look into a sample of the features or pictures; by default into all of them.
         progress: called while files are read.
     """
@@ -42,12 +46,15 @@ def verify(
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     if not path.exists():
         raise ValueError(f"path: expected a folder or a dataset_*.json, got {path}, which does not exist")
+    captions_per_image = as_int("captions_per_image", captions_per_image)
+    if captions_per_image < 1:
+        raise ValueError(f"captions_per_image: expected a positive number, got {captions_per_image}")
     progress = progress or (lambda what, done, total: None)
     if kind == "karpathy":
-        return verify_karpathy(path, splits, vocabulary, pictures, quick, progress)
+        return verify_karpathy(path, splits, vocabulary, pictures, captions_per_image, quick, progress)
     if pictures is not None:
         raise ValueError(f"pictures: expected none for precomputed features, got {pictures}")
-    return verify_precomputed(path, splits, vocabulary, quick, progress)
+    return verify_precomputed(path, splits, vocabulary, captions_per_image, quick, progress)
 
 
 def detect_kind(path: str | Path) -> str:
@@ -55,7 +62,7 @@ def detect_kind(path: str | Path) -> str:
     path = Path(path)
     if path.suffix == ".json" and path.is_file():
         return "karpathy"
-    precomputed, karpathy = bool(splits_in(path)), bool(list(path.glob("dataset_*.json")))
+    precomputed, karpathy = bool(splits_in(path)), bool(visible(path, "dataset_*.json"))
     if precomputed == karpathy:
         state = "both" if precomputed else ("neither" if path.is_dir() else "no such folder")
         raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
-from aoq_ext.data.karpathy import CAPTIONS_PER_IMAGE, Entry, find_json, find_pictures, missing_pictures, read_entries
+from aoq_ext.data.karpathy import Entry, find_json, find_pictures, missing_pictures, read_entries
 from aoq_ext.data.pictures import PictureRangeError, open_picture
 from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
 from aoq_ext.data.verify.text import check_captions, check_coverage, open_vocabulary, unknown_splits
@@ -28,6 +28,7 @@ def verify_karpathy(
     splits: Sequence[str] | None,
     vocabulary: str | Path | None,
     pictures: str | Path | None,
+    captions_per_image: int,
     quick: bool,
     progress: Progress,
 ) -> VerifyReport:
@@ -52,7 +53,7 @@ def verify_karpathy(
         seen = check_captions(report, split, captions, images, "sentence")
         if words is not None:
             check_coverage(report, split, seen, words)
-        _check_counts(report, split, chosen)
+        _check_counts(report, split, chosen, captions_per_image)
         where = _picture_folder(report, split, chosen, folder, file, pictures)
         if where is not None:
             _check_pictures(report, split, chosen, where, quick, progress)
@@ -65,12 +66,15 @@ def _layout(entries: list[Entry]) -> str:
     return f"{low} captions each" if low == high else f"{low} to {high} captions each"
 
 
-def _check_counts(report: VerifyReport, split: str, entries: list[Entry]) -> None:
-    few = [entry for entry in entries if len(entry.captions) < CAPTIONS_PER_IMAGE]
+def _check_counts(report: VerifyReport, split: str, entries: list[Entry], least: int) -> None:
+    few = [entry for entry in entries if len(entry.captions) < least]
     if few:
         got = f"{counted(len(few), 'image')} with fewer, such as {few[0].path} with {len(few[0].captions)}"
-        cure = "pass captions_per_image=None to load_karpathy, and remove images without any"
-        expected = f"at least {CAPTIONS_PER_IMAGE} captions for each image"
+        cure = (
+            f"remove images without any; for fewer than {least} of each, pass captions_per_image (null: all) to "
+            f"load_karpathy, and --captions-per-image here"
+        )
+        expected = f"at least {counted(least, 'caption')} for each image"
         report.add(split, "captions-per-image", expected, got, cure, len(few))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from aoq_ext.data.captions import caption_lines
 from aoq_ext.data.errors import DataError
-from aoq_ext.data.precomputed import CAPTIONS, CAPTIONS_PER_IMAGE, FEATURES, IDS, is_repeated, open_array, splits_in
-from aoq_ext.data.verify.features import count_features, report_features
+from aoq_ext.data.precomputed import CAPTIONS, FEATURES, IDS, is_repeated, open_array, splits_in
+from aoq_ext.data.verify.features import count_features, other_count, report_features
 from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
 from aoq_ext.data.verify.text import check_captions, check_coverage, decoded_captions, open_vocabulary, unknown_splits
 
@@ -21,7 +21,12 @@ _MOST_SHARED = 0.01  # of an evaluation split's images
 
 
 def verify_precomputed(
-    path: Path, splits: Sequence[str] | None, vocabulary: str | Path | None, quick: bool, progress: Progress
+    path: Path,
+    splits: Sequence[str] | None,
+    vocabulary: str | Path | None,
+    captions_per_image: int,
+    quick: bool,
+    progress: Progress,
 ) -> VerifyReport:
     report = VerifyReport(str(path), "precomputed")
     found = splits_in(path)
@@ -33,10 +38,10 @@ def verify_precomputed(
     for split in splits or found:
         summary = SplitSummary(split)
         report.splits.append(summary)
-        seen = _check_split_captions(report, path, summary)
+        seen = _check_split_captions(report, path, summary, captions_per_image)
         if words is not None and seen:
             check_coverage(report, split, seen, words)
-        hashes[split] = _check_split_features(report, path, summary, quick, progress)
+        hashes[split] = _check_split_features(report, path, summary, captions_per_image, quick, progress)
         _check_ids(report, path, summary)
     _compare_shapes(report)
     _compare_ids(report, path)
@@ -45,19 +50,19 @@ def verify_precomputed(
     return report
 
 
-def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSummary) -> Counter[str]:
+def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSummary, each: int) -> Counter[str]:
     path = folder / f"{summary.name}{CAPTIONS}"
     if not path.is_file():
         report.add(path.name, "missing-file", "a caption a line", "no such file", "copy it from the same release")
         return Counter()
     captions = decoded_captions(report, path)
     summary.captions = len(captions)
-    images = np.arange(len(captions), dtype=np.int64) // CAPTIONS_PER_IMAGE
+    images = np.arange(len(captions), dtype=np.int64) // each
     return check_captions(report, path.name, captions, images, "line")
 
 
 def _check_split_features(
-    report: VerifyReport, folder: Path, summary: SplitSummary, quick: bool, progress: Progress
+    report: VerifyReport, folder: Path, summary: SplitSummary, each: int, quick: bool, progress: Progress
 ) -> set[bytes]:
     """-> a hash of every image that was read"""
     path = folder / f"{summary.name}{FEATURES}"
@@ -75,7 +80,7 @@ def _check_split_features(
         return set()
     if not len(features):
         report.add(path.name, "features-none", "a row for every image", "0 rows", "extract them, or remove the split")
-    repeats = _layout(report, path.name, summary, len(features))
+    repeats = _layout(report, path.name, summary, len(features), each)
     if features.dtype.kind != "f":
         return set()
     counts = count_features(features, repeats, quick, progress, f"reading {path.name}")
@@ -85,29 +90,28 @@ def _check_split_features(
     return counts.images
 
 
-def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int) -> int:
+def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, each: int) -> int:
     """How many rows an image has; fills in the number of images."""
     summary.images = rows
     if summary.captions is None:
         return 1
-    repeated = is_repeated(rows, summary.captions)
+    repeated = is_repeated(rows, summary.captions, each)
     if repeated is None:
         expected = (
-            f"{summary.captions / CAPTIONS_PER_IMAGE:g} rows, one for {CAPTIONS_PER_IMAGE} captions each, or "
+            f"{summary.captions / each:g} rows, one for {counted(each, 'caption')} each, or "
             f"{summary.captions}, one a caption"
         )
-        cure = (
-            "take captions and features of the same release; look for an empty line at the end of the captions; for "
-            "another number of captions an image, pass captions_per_image to load_precomputed"
-        )
+        cure = "take captions and features of the same release; look for an empty line at the end of the captions"
+        if rows and summary.captions % rows == 0:
+            cure = f"{other_count(summary.captions // rows)}; if it has not, {cure}"
         report.add(where, "captions-per-image", expected, str(rows), cure)
         summary.images = None  # nobody knows
         return 1
-    summary.layout = f"each image {CAPTIONS_PER_IMAGE} times" if repeated else "one row an image"
+    summary.layout = f"each image {each} times" if repeated else "one row an image"
     if not repeated:
         return 1
-    summary.images = rows // CAPTIONS_PER_IMAGE
-    return CAPTIONS_PER_IMAGE
+    summary.images = rows // each
+    return each
 
 
 def _check_ids(report: VerifyReport, folder: Path, summary: SplitSummary) -> None:

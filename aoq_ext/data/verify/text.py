@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext._files import visible
 from aoq_ext.data.captions import LITERAL_CURE, UTF8_CURE, caption_lines
 from aoq_ext.data.released_vocabulary import read_vocabulary
 from aoq_ext.data.verify.findings import Finding, VerifyReport, counted
@@ -90,7 +91,7 @@ def check_coverage(report: VerifyReport, where: str, words: Counter[str], vocabu
 
 def open_vocabulary(report: VerifyReport, folder: Path, given: str | Path | None) -> Vocabulary | None:
     """The vocabulary given, or the only one in the folder; what is wrong with it is a finding."""
-    found = sorted(folder.glob("*_vocab.*")) if given is None else [Path(given)]
+    found = visible(folder, "*_vocab.*") if given is None else [Path(given)]
     if given is None and len(found) != 1:
         return None
     try:
