@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aoq_ext.commands.parsing import UsageError, check_writable, device, make_parser, naming_options, positive
+from aoq_ext.commands.parsing import UsageError, check_writable, device, folder, make_parser, naming_options, positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ _LEVEL = 0.95
 _CAPTIONS_PER_IMAGE = 5  # of Flickr30K and MS-COCO
 _WIDEST = 1000  # characters of a table
 _SCORES = "(N, T) with T ≥ 1"
-_RUN_OPTIONS = {"split": "--split", "which": "--which", "device": "--device"}
+_RUN_OPTIONS = {"split": "--split", "which": "--which", "device": "--device", "root": "--root"}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -36,6 +36,8 @@ def run(argv: Sequence[str]) -> int:
     models = len(getattr(parsed, sources[0]))
     if parsed.weight and (models == 1 or len(parsed.weight) != models):
         parser.error(f"--weight: expected one for each of several models, got {len(parsed.weight)} for {models}")
+    if parsed.root and len(parsed.root) not in (1, models):
+        parser.error(f"--root: expected one for all runs or one for each, got {len(parsed.root)} for {models}")
     for name in ("level", "seed"):
         if getattr(parsed, name) is not None and not parsed.bootstrap:
             parser.error(f"--{name} goes with --bootstrap")
@@ -82,6 +84,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     runs = parser.add_argument_group("with --run")
     runs.add_argument("--split", action="append", help="a split of the run's data set; may be given again (test)")
     runs.add_argument("--which", choices=("best", "last"), help="the weights (best)")
+    runs.add_argument(
+        "--root", type=folder, action="append", help="where its data is now; one for all runs, or one each (as trained)"
+    )
     runs.add_argument("--device", type=device, help="where the model runs, cpu or cuda (cpu)")
 
     files = parser.add_argument_group("with files")
@@ -105,7 +110,11 @@ def _evaluate_runs(parsed: argparse.Namespace, unsaved: list[str]) -> dict[str, 
     from aoq_ext.training.evaluation import evaluate_ensemble, evaluate_run, note_result
     from aoq_ext.training.load import load_run
 
-    runs = [load_run(folder, parsed.which or "best", parsed.device or "cpu") for folder in parsed.run]
+    roots = parsed.root or [None]
+    runs = [
+        load_run(run, parsed.which or "best", parsed.device or "cpu", root)
+        for run, root in zip(parsed.run, roots * len(parsed.run), strict=False)
+    ]
     options = {"resamples": parsed.bootstrap, "level": parsed.level, "seed": parsed.seed}
     results = {}
     for split in parsed.split or ["test"]:

@@ -14,7 +14,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _K_TEXT, _K_IMAGE = 300, 60
 
 # Options of one way to mine, which mean nothing to the other; none has a default in the parser.
-_OF_RUNS = ("k_text", "k_image", "repeated_captions", "overwrite")
+_OF_RUNS = ("root", "k_text", "k_image", "repeated_captions", "overwrite")
 _OF_FILES = (
     "candidates", "k", "k_reverse", "both", "anchor_ids", "candidate_ids", "captions", "text_image_index", "texts",
     "dry_run",
@@ -60,6 +60,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--run", type=Path, help="the folder of a training run")
+    group.add_argument("--root", type=folder, help="where its data is now (as trained)")
     group.add_argument("--k-text", type=positive, help=f"texts listed for each image ({_K_TEXT})")
     group.add_argument("--k-image", type=positive, help=f"images listed for each text ({_K_IMAGE})")
     group.add_argument(

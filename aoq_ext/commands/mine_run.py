@@ -36,7 +36,7 @@ def mine(parsed: argparse.Namespace) -> int:
         torch.set_num_threads(parsed.threads)
     known = check_replaceable(parsed.out, "out")
     _check_work(parsed.out / _WORK)
-    loaded = load_run(parsed.run, device=parsed.device or "cpu")
+    loaded = load_run(parsed.run, device=parsed.device or "cpu", root=parsed.root)
     lists, earlier = _look(parsed, loaded, known)
     begun = time.perf_counter()
     message = "mined before, "

@@ -48,12 +48,22 @@ class LoadedRun:
         return self.model
 
 
-def load_run(run: str | Path, which: Literal["best", "last"] = "best", device: str | torch.device = "cpu") -> LoadedRun:
-    """The model of the run in folder ``run``, with its best or its last weights, in evaluation mode."""
+def load_run(
+    run: str | Path,
+    which: Literal["best", "last"] = "best",
+    device: str | torch.device = "cpu",
+    root: str | Path | None = None,
+) -> LoadedRun:
+    """The model of the run in folder ``run``, with its best or its last weights, in evaluation mode.
+
+    root: where its data is now, if not where it was in training.
+    """
     files = RunFiles(run)
     if not files.config.is_file():
         raise ConfigError(f"run: expected the folder of a training run, but {files.config} is missing")
     config = load_config(files.config)
+    if root is not None:
+        config.data.root = str(root)
     vocabulary = load_tokenizer(config.data, files)
     path = files.best if which == "best" else files.last
     state = load_checkpoint(path)
