@@ -12,7 +12,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+
+def expanded(value: Any) -> Any:
+    """A path with ``~`` as the home folder, as shells have it; those in lists and dicts too, and anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(expanded, value))
+    if isinstance(value, dict):
+        return {key: expanded(item) for key, item in value.items()}
+    if isinstance(value, (str, Path)) and str(value).startswith("~"):
+        return type(value)(os.path.expanduser(value))  # Path's own method raises where there is no such user
+    return value
 
 
 def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> Path:
@@ -22,7 +33,7 @@ def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> 
     folder is made when it is missing. When ``writer`` raises, the error goes on to the caller, the temporary file is
     removed, and whatever stood at ``path`` is untouched.
     """
-    path = Path(path)
+    path = expanded(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -71,7 +82,7 @@ def locked(path: str | Path, busy: Exception) -> Iterator[None]:
 
     The system lets go when this process dies. The file stays: to remove it is to race with who opens it.
     """
-    path = Path(path)
+    path = expanded(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         if sys.platform != "win32":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import torch
 from torch import Tensor
 
-from .._files import locked, remove_temporaries, write_atomically
+from .._files import expanded, locked, remove_temporaries, write_atomically
 from .devices import checked_device
 from .embeddings import TensorSource
 from .engine import TileDone, mine_rows
@@ -74,7 +74,7 @@ class MinedFiles:
         """Open what `mine_to_files` completed; ``checksums``: read everything and compare."""
         import numpy as np
 
-        folder = Path(folder)
+        folder = expanded(Path(folder))
         manifest = Manifest.load(folder, "folder")
         if manifest is None:
             raise FileNotFoundError(f"folder must hold mined lists, got {folder} without {MANIFEST}")
@@ -148,7 +148,7 @@ def mine_to_files(
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
     }  # fmt: skip
-    job = _Job(Path(out), Team(), memory_limit, shard_rows, on_progress)
+    job = _Job(expanded(Path(out)), Team(), memory_limit, shard_rows, on_progress)
 
     def prepare() -> dict[str, Any]:  # writes nothing
         job.read_manifest()

@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from aoq_ext._files import expanded
+
 Objective = Literal["online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet"]
 
 
@@ -14,8 +16,16 @@ class ConfigError(ValueError):
     """A configuration that cannot work; the message names the entry, what was expected and what came."""
 
 
+class _Paths:
+    """Base of what may name files: ``~`` is the home folder, also in arguments that are passed on."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            setattr(self, name, expanded(value))
+
+
 @dataclass
-class Component:
+class Component(_Paths):
     """A class or function by its dotted path, and the arguments it is called with."""
 
     factory: str
@@ -23,7 +33,7 @@ class Component:
 
 
 @dataclass
-class DataConfig:
+class DataConfig(_Paths):
     """Where the pairs come from."""
 
     loader: str = "aoq_ext.data.load_emoji"
@@ -78,7 +88,7 @@ class LossConfig:
 
 
 @dataclass
-class OfflineConfig:
+class OfflineConfig(_Paths):
     """The mined lists, for the objectives that use them."""
 
     lists: str | None = None
@@ -112,7 +122,7 @@ class OptimizerConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(_Paths):
     """One training run."""
 
     run: str = "runs/round1"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aoq_ext._files import expanded
 from aoq_ext.data import Tokenizer
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model
 from aoq_ext.training.config import ConfigError, TrainConfig
@@ -63,7 +64,7 @@ def load_run(
         raise ConfigError(f"run: expected the folder of a training run, but {files.config} is missing")
     config = load_config(files.config)
     if root is not None:
-        config.data.root = str(root)
+        config.data.root = str(expanded(root))
     vocabulary = load_tokenizer(config.data, files)
     path = files.best if which == "best" else files.last
     state = load_checkpoint(path)

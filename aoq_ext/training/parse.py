@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from aoq_ext._files import expanded
 from aoq_ext.training.config import ConfigError, TrainConfig
 
 
@@ -41,7 +42,8 @@ def config_from(namespace: Namespace, parser: ArgumentParser) -> TrainConfig:
 
 def load_config(path: str | Path, **overrides: Any) -> TrainConfig:
     """The configuration in a YAML file, with ``overrides`` by dotted name: ``**{"loss.alpha": 0.2}``."""
-    if not Path(path).is_file():
+    path = expanded(Path(path))
+    if not path.is_file():
         raise ConfigError(f"config: expected a YAML file, but {path} does not exist")
     flags = [f"--{name}={'null' if value is None else value}" for name, value in overrides.items()]
     try:
