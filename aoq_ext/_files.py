@@ -12,7 +12,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+T = TypeVar("T")
+
+
+def expanded(value: T) -> T:
+    """A path with ``~`` as the home folder, as shells have it, in lists and dicts too; anything else as it is."""
+    result: Any = value
+    if isinstance(value, (list, tuple)):
+        result = type(value)(map(expanded, value))
+    elif isinstance(value, dict):
+        result = {key: expanded(item) for key, item in value.items()}
+    elif isinstance(value, (str, Path)) and str(value).startswith("~"):
+        result = type(value)(os.path.expanduser(value))  # Path's own method raises where there is no such user
+    return result  # type: ignore[no-any-return]
 
 
 def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> Path:
@@ -22,7 +36,7 @@ def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> 
     folder is made when it is missing. When ``writer`` raises, the error goes on to the caller, the temporary file is
     removed, and whatever stood at ``path`` is untouched.
     """
-    path = Path(path)
+    path = expanded(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -46,17 +60,17 @@ def write_bytes_atomically(path: str | Path, data: bytes | memoryview) -> Path:
     return write_atomically(path, lambda file: file.write(data))
 
 
-def visible(folder: str | Path, pattern: str) -> list[Path]:
-    """What matches in a folder, in alphabetical order, but for hidden files, such as macOS leaves beside others."""
-    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
-
-
 def nearest_existing(path: str | Path) -> Path:
     """The path, or the nearest above it that is there."""
     path = Path(path).absolute()
     while not path.exists():
         path = path.parent
     return path
+
+
+def visible(folder: str | Path, pattern: str) -> list[Path]:
+    """What matches in a folder, in order. Hidden files are no data: macOS puts a ``._name`` beside many a file."""
+    return sorted(path for path in Path(folder).glob(pattern) if path.name[0] != ".")
 
 
 def remove_temporaries(folder: str | Path, name: str = "*") -> None:
@@ -71,7 +85,7 @@ def locked(path: str | Path, busy: Exception) -> Iterator[None]:
 
     The system lets go when this process dies. The file stays: to remove it is to race with who opens it.
     """
-    path = Path(path)
+    path = expanded(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         if sys.platform != "win32":

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from aoq_ext._files import expanded
 from aoq_ext.data import ImageTextData, load_emoji, write_bytes_atomically
 from aoq_ext.report import ReportData, write_report
 from aoq_ext.report.collect import SPLIT_TITLES, collect
@@ -48,7 +49,7 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
         quick: a small part of the data and two epochs, to see that everything works; its figures mean nothing.
     """
     console = console or Console()
-    folder = Path(output_dir).resolve()
+    folder = expanded(Path(output_dir)).resolve()
     first, second = configurations(folder, seed, quick)
     check(first)
     _refuse_other_settings(first, folder)

@@ -13,7 +13,8 @@ import pytest
 from tiny_data import captions_of, edit_json, features_of, write_captions, write_karpathy, write_precomputed
 
 from aoq_ext import cli
-from aoq_ext.data import Vocabulary, read_captions
+from aoq_ext.data import Vocabulary, load_precomputed, read_captions
+from aoq_ext.data.precomputed import splits_in
 from aoq_ext.data.verify import VerifyReport, detect_kind, verify
 from aoq_ext.data.verify.text import check_captions
 
@@ -194,6 +195,59 @@ def test_problems_of_features(precomp: Path, what: str) -> None:
     assert findings.keys() == expected
 
 
+@pytest.mark.parametrize("rows", [20, 21])
+def test_one_caption_an_image(tmp_path: Path, rows: int) -> None:
+    np.save(tmp_path / "train_ims.npy", features_of(rows, 0))
+    write_captions(tmp_path, "train", [captions_of(image)[0] for image in range(rows)])
+    (one,) = verify(tmp_path).findings
+    assert one.what == ("features-not-repeated" if rows == 20 else "captions-per-image")
+    assert one.cure.startswith(
+        "where every image has 1 caption, pass --captions-per-image 1, and captions_per_image=1 to load_precomputed "
+        "(data.args of a configuration); if it has not, take"
+    )
+    report = verify(tmp_path, captions_per_image=np.int64(1))
+    assert report.fine
+    assert (report.splits[0].images, report.splits[0].captions, report.splits[0].layout) == (
+        rows,
+        rows,
+        "one row an image",
+    )
+    assert cli.main(["data", "verify", str(tmp_path)]) == 1
+    assert cli.main(["data", "verify", str(tmp_path), "--captions-per-image", "1"]) == 0
+
+
+def test_another_number_of_captions_an_image(tmp_path: Path) -> None:
+    np.save(tmp_path / "train_ims.npy", features_of(10, 0).repeat(2, axis=0))
+    write_captions(tmp_path, "train", [caption for image in range(10) for caption in captions_of(image)[:2]])
+    assert verify(tmp_path, captions_per_image=2).splits[0].layout == "each image 2 times"
+    np.save(tmp_path / "train_ims.npy", features_of(10, 0))
+    (one,) = verify(tmp_path).findings
+    assert one.cure.startswith("where every image has 2 captions, pass --captions-per-image 2, and")
+    assert verify(tmp_path, captions_per_image=2).fine
+    for wrong, error in ((0, ValueError), (True, TypeError), (2.0, TypeError)):
+        with pytest.raises(error, match="captions_per_image"):
+            verify(tmp_path, captions_per_image=wrong)
+
+
+def test_few_captions_of_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    coco = write_karpathy(tmp_path, {"train": 3}, captions=2)
+    assert found(verify(coco)) == {"captions-per-image": "train"}
+    assert verify(coco, captions_per_image=2).fine
+
+
+def test_hidden_files_are_no_data(precomp: Path) -> None:
+    words = Vocabulary.build([caption for n in range(40) for caption in captions_of(n)])
+    words.save(precomp / "f30k_vocab.json")
+    before = verify(precomp).to_dict()
+    for path in sorted(precomp.iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert splits_in(precomp) == ["dev", "test", "train"]
+    assert verify(precomp).to_dict() == before
+    with pytest.raises(ValueError, match="split: expected one of dev, test, train"):
+        load_precomputed("._train", precomp)
+
+
 def test_ids_that_number_each_split_are_no_overlap(precomp: Path) -> None:
     for split, images in (("train", 40), ("dev", 20), ("test", 20)):
         (precomp / f"{split}_ids.txt").write_text("\n".join(map(str, range(images))))
@@ -234,6 +288,20 @@ def test_problems_of_pictures(coco: Path) -> None:
         report, "pictures-missing"
     )
     assert f"1 picture that cannot be decoded, such as train2014/{train[2].name}" in text_of(report, "pictures-damaged")
+
+
+def test_pictures_without_a_range(coco: Path) -> None:
+    from PIL import Image
+
+    first, second = sorted((coco.parent / "train2014").iterdir())[:2]
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(first, format="TIFF")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(second)
+    report = verify(coco)
+    assert found(report) == {"pictures-range": "train"}
+    assert text_of(report, "pictures-range") == (
+        f"train: expected pictures of 8 or 16 bits; got 1 picture without a defined range, such as "
+        f"train2014/{first.name}. Save them as 8-bit pictures."
+    )
 
 
 def test_pictures_somewhere_else(coco: Path, tmp_path: Path) -> None:

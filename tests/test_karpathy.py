@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from tiny_data import captions_of, edit_json, picture_of, write_karpathy
 
 from aoq_ext.data import DataError, ImageRows, Pictures, Vocabulary, fingerprint_images, load_karpathy
+from aoq_ext.data.pictures import open_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -216,3 +219,135 @@ def test_the_file_is_as_published(coco: Path) -> None:
     image = json.loads(coco.read_text())["images"][0]
     assert image.keys() == {"filepath", "filename", "split", "imgid", "sentids", "sentences", "cocoid"}
     assert image["sentences"][0].keys() == {"raw", "tokens", "imgid", "sentid"}
+
+
+# ---- what files may hold
+
+GREY8 = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+GREY16 = GREY8.astype(np.uint16) * 257
+
+
+def write_tiff(path: Path, strip: bytes, bits: int, photometric: int, **more: int) -> None:
+    """A grey TIFF of the size of the ramp, of a kind that Pillow does not write."""
+    tags = {256: 256, 257: 16, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 16, 279: len(strip), 339: 1}
+    tags |= {int(tag[1:]): value for tag, value in more.items()}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4) + strip)
+
+
+def write_png16(path: Path, pixels: np.ndarray, colour: int) -> None:
+    """pixels: (H, W, C) uint16"""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def write_16_bits(folder: Path) -> None:
+    """The ramp from black to white, in every way that 16 (or 12) bits come in."""
+    opaque = np.full_like(GREY16, 65535)
+    for name, channels, colour in (
+        ("grey", [GREY16], 0), ("grey-alpha", [GREY16, opaque], 4), ("rgb", [GREY16] * 3, 2),
+        ("rgba", [GREY16] * 3 + [opaque], 6),
+    ):  # fmt: skip
+        write_png16(folder / f"{name}.png", np.stack(channels, axis=2), colour)
+    for mode, dtype in (("I;16", "<u2"), ("I;16B", ">u2")):
+        Image.frombytes(mode, (256, 16), GREY16.astype(dtype).tobytes()).save(folder / f"{mode[2:]}.tiff")
+    Image.frombytes("I;16", (256, 16), GREY16.tobytes()).save(folder / "16.pgm")
+    (folder / "12.pgm").write_bytes(b"P5 256 16 4095\n" + (GREY16 >> 4).astype(">u2").tobytes())
+    write_tiff(folder / "white-is-zero.tiff", (65535 - GREY16).tobytes(), 16, photometric=0)
+    packed = (GREY16 >> 4).reshape(-1, 2).astype(np.uint32)
+    packed = packed[:, 0] << 12 | packed[:, 1]
+    strip = np.stack([packed >> 16, packed >> 8, packed], axis=1).astype(np.uint8).tobytes()
+    write_tiff(folder / "12.tiff", strip, 12, photometric=1)
+
+
+def test_16_bits_a_sample_are_as_bright_as_8(tmp_path: Path) -> None:
+    write_16_bits(tmp_path)
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 10
+    for path in paths:
+        pixels = np.asarray(open_picture(str(path)))
+        assert pixels.shape == (16, 256, 3)
+        assert np.abs(pixels - GREY8[..., None].astype(int)).max() == 0, path.name
+
+
+def test_other_modes(tmp_path: Path) -> None:
+    grey = Image.fromarray(GREY8)
+    half = Image.fromarray(np.full_like(GREY8, 128))
+    for mode, ending, most in (
+        ("L", "png", 0), ("LA", "png", 0), ("P", "png", 0), ("P", "gif", 0), ("PA", "tiff", 0), ("RGB", "png", 0),
+        ("RGBA", "png", 0), ("CMYK", "tiff", 0), ("CMYK", "jpg", 3), ("YCbCr", "tiff", 1), ("L", "jpg", 3),
+    ):  # fmt: skip
+        image = grey.convert(mode)
+        if mode in ("LA", "RGBA"):
+            image.putalpha(half)
+        path = tmp_path / f"{mode}.{ending}"
+        image.save(path, **({"transparency": 7} if (mode, ending) == ("P", "png") else {}))
+        pixels = np.asarray(open_picture(str(path))).astype(int)
+        assert np.abs(pixels - GREY8[..., None]).max() <= most, path.name
+    bits = Image.fromarray(GREY8 > 127)
+    bits.save(tmp_path / "bits.png")
+    assert Image.open(tmp_path / "bits.png").mode == "1"
+    np.testing.assert_array_equal(np.asarray(open_picture(str(tmp_path / "bits.png")))[..., 0], (GREY8 > 127) * 255)
+    Image.frombytes("LAB", (2, 1), bytes([255, 0, 0, 0, 0, 0])).save(tmp_path / "lab.tiff")
+    lab = np.asarray(open_picture(str(tmp_path / "lab.tiff")))
+    assert lab[0, 0].min() > 250
+    assert lab[0, 1].max() < 5
+    half = np.stack([GREY8 // 2, np.full_like(GREY8, 128)], axis=2)
+    write_tiff(tmp_path / "premultiplied.tiff", half.tobytes(), 8, photometric=1, t277=2, t338=1)
+    pixels = np.asarray(open_picture(str(tmp_path / "premultiplied.tiff"))).astype(int)
+    assert np.abs(pixels - GREY8[..., None]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("values", "ending"),
+    [(GREY16.astype(np.int32), "tiff"), (GREY8.astype(np.float32), "tiff"), (GREY8.astype(np.float32), "pfm")],
+)
+def test_numbers_without_a_range_are_refused(tmp_path: Path, values: np.ndarray, ending: str) -> None:
+    image = Image.fromarray(values)
+    path = tmp_path / f"picture.{ending}"
+    image.save(path)
+    message = (
+        rf"picture.{ending}: expected a picture of 8 or 16 bits, got (TIFF|PPM) of mode {image.mode}, whose numbers "
+        r"have no defined range; save it as an 8-bit picture"
+    )
+    with pytest.raises(DataError, match=message):
+        open_picture(str(path))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright(tmp_path: Path, ending: str, orientation: int) -> None:
+    pixels = np.kron(np.array([[0, 60, 120], [160, 200, 250]], dtype=np.uint8), np.ones((16, 16), np.uint8))
+    as_stored = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.T, 6: pixels.T[::-1],
+        7: pixels.T[::-1, ::-1], 8: pixels.T[:, ::-1],
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"picture.{ending}"
+    lossless = {"lossless": True} if ending == "webp" else {}
+    Image.fromarray(np.ascontiguousarray(as_stored)).save(path, exif=exif.tobytes(), **lossless)
+    upright = np.asarray(open_picture(str(path)))
+    assert upright.shape == (32, 48, 3)
+    assert np.abs(upright[..., 0] - pixels.astype(int)).max() <= 4
+
+
+def test_damaged_exif_data_turns_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    Image.new("RGB", (6, 4)).save(path, exif=b"Exif\0\0nothing of that kind")
+    assert open_picture(str(path)).size == (6, 4)
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+def test_the_first_of_several_pictures_counts(tmp_path: Path, ending: str) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    path = tmp_path / f"frames.{ending}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if ending == "webp" else {}))
+    assert np.asarray(open_picture(str(path)))[0, 0].tolist() == [255, 0, 0]

@@ -8,9 +8,10 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aoq_ext.commands.parsing import Parser, make_parser, path, positive
+from aoq_ext.commands.parsing import Parser, make_parser, positive
 
 if TYPE_CHECKING:
     from aoq_ext.data.verify import SplitSummary, VerifyReport
@@ -31,18 +32,18 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "Read a data set and list what it holds and what is wrong with it. The exit status is 0 when it is fine, 1 "
         "when something was found."
     )
-    parser.add_argument("path", type=path, help="a folder such as data/f30k_precomp, or a Karpathy dataset_*.json")
+    parser.add_argument("path", type=Path, help="a folder such as data/f30k_precomp, or a Karpathy dataset_*.json")
     parser.add_argument("--kind", choices=("precomputed", "karpathy"), help="the format (what the files look like)")
     parser.add_argument("--split", action="append", help="look at this split; may be given again (all)")
     parser.add_argument(
-        "--vocabulary", type=path, metavar="FILE", help="a JSON vocabulary to compare (*_vocab.json in the folder)"
+        "--vocabulary", type=Path, metavar="FILE", help="a JSON vocabulary to compare (*_vocab.json in the folder)"
     )
-    parser.add_argument("--pictures", type=path, metavar="DIR", help="the folder of the pictures (beside the JSON)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="the folder of the pictures (beside the JSON)")
     parser.add_argument(
-        "--captions-per-image", type=positive, default=5, metavar="N", help="how many describe each image (5)"
+        "--captions-per-image", type=positive, default=5, metavar="N", help="captions of an image, at least (5)"
     )
     parser.add_argument("--quick", action="store_true", help="look into a sample of the features or pictures")
-    parser.add_argument("--json", type=path, metavar="FILE", help="also write everything to a file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
 
 
 def _verify(parsed: argparse.Namespace) -> int:

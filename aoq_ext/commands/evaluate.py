@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aoq_ext.commands.parsing import UsageError, check_writable, device, make_parser, naming_options, path, positive
+from aoq_ext.commands.parsing import UsageError, check_writable, device, folder, make_parser, naming_options, positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ _LEVEL = 0.95
 _CAPTIONS_PER_IMAGE = 5  # of Flickr30K and MS-COCO
 _WIDEST = 1000  # characters of a table
 _SCORES = "(N, T) with T ≥ 1"
-_RUN_OPTIONS = {"split": "--split", "root": "--root", "which": "--which", "device": "--device"}
+_RUN_OPTIONS = {"split": "--split", "which": "--which", "device": "--device", "root": "--root"}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -36,6 +36,8 @@ def run(argv: Sequence[str]) -> int:
     models = len(getattr(parsed, sources[0]))
     if parsed.weight and (models == 1 or len(parsed.weight) != models):
         parser.error(f"--weight: expected one for each of several models, got {len(parsed.weight)} for {models}")
+    if parsed.root and len(parsed.root) not in (1, models):
+        parser.error(f"--root: expected one for all runs or one for each, got {len(parsed.root)} for {models}")
     for name in ("level", "seed"):
         if getattr(parsed, name) is not None and not parsed.bootstrap:
             parser.error(f"--{name} goes with --bootstrap")
@@ -71,24 +73,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group(
         "what is measured", "Given more than once: several models, their scores averaged."
     )
-    source.add_argument("--run", type=path, action="append", help="the folder of a training run")
-    source.add_argument("--images", type=path, action="append", help="image embeddings (N, D): .npy, .safetensors")
+    source.add_argument("--run", type=Path, action="append", help="the folder of a training run")
+    source.add_argument("--images", type=Path, action="append", help="image embeddings (N, D): .npy, .safetensors")
     source.add_argument(
-        "--texts", type=path, action="append", help="text embeddings (T, D), one file for each --images"
+        "--texts", type=Path, action="append", help="text embeddings (T, D), one file for each --images"
     )
-    source.add_argument("--scores", type=path, action="append", help="scores (N, T) of all images with all texts")
+    source.add_argument("--scores", type=Path, action="append", help="scores (N, T) of all images with all texts")
     source.add_argument("--weight", type=float, action="append", help="a model's share of the score, in order (equal)")
 
     runs = parser.add_argument_group("with --run")
     runs.add_argument("--split", action="append", help="a split of the run's data set; may be given again (test)")
-    runs.add_argument("--root", type=path, metavar="DIR", help="the folder with its data (where training had it)")
     runs.add_argument("--which", choices=("best", "last"), help="the weights (best)")
+    runs.add_argument(
+        "--root", type=folder, action="append", help="where its data is now; one for all runs, or one each (as trained)"
+    )
     runs.add_argument("--device", type=device, help="where the model runs, cpu or cuda (cpu)")
 
     files = parser.add_argument_group("with files")
     files.add_argument(
         "--text-image-index",
-        type=path,
+        type=Path,
         help=f".npy (T,): the image that each text describes ({_CAPTIONS_PER_IMAGE} texts an image, in order)",
     )
 
@@ -98,7 +102,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--level", type=float, help=f"the level of the intervals ({_LEVEL})")
     parser.add_argument("--seed", type=int, help="of the resamples (0)")
-    parser.add_argument("--json", type=path, metavar="FILE", help="also write everything to a file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to a file")
 
 
 def _evaluate_runs(parsed: argparse.Namespace, unsaved: list[str]) -> dict[str, dict[str, Any]]:
@@ -107,7 +111,11 @@ def _evaluate_runs(parsed: argparse.Namespace, unsaved: list[str]) -> dict[str, 
     from aoq_ext.training.load import load_run
 
     which: Literal["best", "last"] = parsed.which or "best"
-    runs = [load_run(folder, which, parsed.device or "cpu", parsed.root) for folder in parsed.run]
+    roots = parsed.root or [None]
+    runs = [
+        load_run(run, which, parsed.device or "cpu", root)
+        for run, root in zip(parsed.run, roots * len(parsed.run), strict=False)
+    ]
     options = {"resamples": parsed.bootstrap, "level": parsed.level, "seed": parsed.seed}
     results = {}
     for split in parsed.split or ["test"]:

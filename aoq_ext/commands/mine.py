@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from aoq_ext.commands.parsing import (
     check_folder,
@@ -14,7 +15,6 @@ from aoq_ext.commands.parsing import (
     folder,
     make_parser,
     naming_options,
-    path,
     positive,
 )
 
@@ -39,8 +39,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--device", type=device, help="cpu or cuda (cpu)")
     parser.add_argument("--authors-layout", type=folder, metavar="DIR", help="also write i2t_NAME.npy and t2i_NAME.npy")
     parser.add_argument("--data-name", help="NAME of these files: coco (the default), f30k, ...")
-    parser.add_argument("--report", type=path, metavar="FILE.html", help="also write a page about what was found")
-    parser.add_argument("--earlier", type=path, metavar="DIR", help="lists that the page compares these with")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="also write a page about what was found")
+    parser.add_argument("--earlier", type=Path, metavar="DIR", help="lists that the page compares these with")
     _add_rules(parser)
     _add_run_arguments(parser.add_argument_group("a training set"))
     _add_file_arguments(parser.add_argument_group("between files"))
@@ -67,8 +67,8 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--run", type=path, help="the folder of a training run")
-    group.add_argument("--root", type=path, metavar="DIR", help="the folder with its data (where training had it)")
+    group.add_argument("--run", type=Path, help="the folder of a training run")
+    group.add_argument("--root", type=folder, help="where its data is now (as trained)")
     group.add_argument("--k-text", type=positive, help=f"texts listed for each image ({_K_TEXT})")
     group.add_argument("--k-image", type=positive, help=f"images listed for each text ({_K_IMAGE})")
     group.add_argument(
@@ -83,18 +83,17 @@ def _add_run_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_file_arguments(group: argparse._ArgumentGroup) -> None:
-    home = os.path.expanduser
     embeddings = "embeddings (N, D): .npy, .safetensors or .safetensors:NAME"
-    group.add_argument("--anchors", type=home, metavar="FILE", help=embeddings)
-    group.add_argument("--candidates", type=home, metavar="FILE", help="embeddings (M, D) of the same type")
+    group.add_argument("--anchors", metavar="FILE", help=embeddings)
+    group.add_argument("--candidates", metavar="FILE", help="embeddings (M, D) of the same type")
     group.add_argument("--k", type=positive, help="candidates listed for each anchor")
     group.add_argument("--both", action="store_true", default=None, help="list anchors for each candidate as well")
     group.add_argument("--k-reverse", type=positive, help="anchors listed for each candidate (as --k)")
-    group.add_argument("--anchor-ids", type=path, metavar="FILE", help=".npy (N,): equal ids belong together")
-    group.add_argument("--candidate-ids", type=path, metavar="FILE", help=".npy (M,)")
-    group.add_argument("--text-image-index", type=path, metavar="FILE", help=".npy: the image of each text, as ids")
+    group.add_argument("--anchor-ids", type=Path, metavar="FILE", help=".npy (N,): equal ids belong together")
+    group.add_argument("--candidate-ids", type=Path, metavar="FILE", help=".npy (M,)")
+    group.add_argument("--text-image-index", type=Path, metavar="FILE", help=".npy: the image of each text, as ids")
     group.add_argument(
-        "--captions", type=path, metavar="FILE", help="one text a line: those that repeat an own one are no negatives"
+        "--captions", type=Path, metavar="FILE", help="one text a line: those that repeat an own one are no negatives"
     )
     group.add_argument("--texts", choices=("anchors", "candidates"), help="which side is the texts (candidates)")
     group.add_argument("--dry-run", action="store_true", default=None, help="say what would be done, and write nothing")

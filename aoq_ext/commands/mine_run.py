@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aoq_ext._files import visible
 from aoq_ext.commands.mine_output import export_authors_layout, shortness
 from aoq_ext.mining.authors_layout import check_caption_order
 from aoq_ext.mining.lists_folder import check_replaceable
@@ -67,7 +68,7 @@ def mine(parsed: argparse.Namespace) -> int:
 
 def _check_work(work: Path) -> None:
     """It is removed in the end."""
-    if work.is_dir() and not (work / MANIFEST).exists() and any(path.name[0] != "." for path in work.iterdir()):
+    if work.is_dir() and not (work / MANIFEST).exists() and visible(work, "*"):
         raise FileExistsError(f"out must not hold files of others, got {work} without {MANIFEST}")
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aoq_ext._files import nearest_existing
+from aoq_ext._files import expanded, nearest_existing
 
 
 class UsageError(Exception):
@@ -18,7 +18,16 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, except that an error is one line, and `aoq_ext.cli.main` chooses how to show it."""
+    """argparse, except that ``~`` is the home folder, also in ``--option=~/file``, and that an error is one line.
+
+    `aoq_ext.cli.main` chooses how to show it.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(parsed).items():
+            setattr(parsed, name, expanded(value))
+        return parsed, rest
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -40,16 +49,11 @@ def positive(text: str) -> int:
     return value
 
 
-def path(text: str) -> Path:
-    """A file or folder, there or not; ``~`` is the home of the user, also where the shell leaves it (``--out=~/x``)."""
-    return Path(text).expanduser()
-
-
 def folder(text: str) -> Path:
     """A folder, there or not."""
     if not text:
         raise argparse.ArgumentTypeError("expected a folder, got ''")
-    return path(text)
+    return Path(text)
 
 
 def device(text: str) -> str:

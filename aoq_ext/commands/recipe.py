@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from aoq_ext.commands.parsing import make_parser, path
+from aoq_ext.commands.parsing import make_parser
 
 
 def run(argv: Sequence[str]) -> int:
@@ -15,10 +16,10 @@ def run(argv: Sequence[str]) -> int:
         "command continues a recipe that was stopped.",
     )
     parser.add_argument(
-        "prefix", type=path, help="PREFIX of PREFIX-round1.yaml and PREFIX-aoq.yaml, such as configs/coco/vsrn"
+        "prefix", type=Path, help="PREFIX of PREFIX-round1.yaml and PREFIX-aoq.yaml, such as configs/coco/vsrn"
     )
-    parser.add_argument("--root", type=path, help="the folder with the data (as in the files)")
-    parser.add_argument("--out", type=path, help="the folder for everything (runs/DATASET-MODEL)")
+    parser.add_argument("--root", type=Path, help="the folder with the data (as in the files)")
+    parser.add_argument("--out", type=Path, help="the folder for everything (runs/DATASET-MODEL)")
     parser.add_argument(
         "--set",
         dest="settings",

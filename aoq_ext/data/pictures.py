@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +22,16 @@ _HASHED_PICTURES = 64
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats of which mode I, integers, has numbers to 65535
 _NO_BRIGHTNESS = ("I", "F", "LAB")
 _MOST_THREADS = 8
+_SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")  # whose greys beyond 8 bits Pillow gives as numbers up to 65535
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 class Pictures(LazyRows):
     """N picture files as an array (N, 3, size, size) uint8, of which an index decodes the rows asked for.
 
-    Each is converted to RGB, its shorter side scaled to ``shorter_side`` (bicubic), and its middle cut out: a function
-    of the file alone, so that training, mining and evaluation see the same.
+    Each is turned upright and converted to RGB (see `open_picture`), its shorter side scaled to ``shorter_side``
+    (bicubic), and its middle cut out: a function of the file alone, so that training, mining and evaluation see the
+    same.
     """
 
     def __init__(
@@ -87,18 +91,26 @@ class Pictures(LazyRows):
                 raise DataError(f"{self.paths[row]}: expected a picture, got no file that can be read") from error
 
 
-class PictureModeError(DataError):
-    """A picture whose numbers say nothing of brightness."""
+class PictureRangeError(DataError):
+    """A picture whose numbers mean no known brightness."""
 
 
 def open_picture(path: str) -> Any:
-    """The decoded picture, in RGB of 8 bits; DataError when it is missing, damaged, or of no defined brightness."""
+    """The decoded picture, upright as its EXIF data says, in RGB; its first, where there are several.
+
+    Transparency is left out: the colours count that are under it. 16 bits a sample become 8. DataError when the file is
+    missing or damaged, or when its format does not say which numbers are black and white.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return _in_rgb(picture, path)
-    except PictureModeError:
+        # Given the name, Pillow maps a plain TIFF by its turned size, and mixes its rows up.
+        with open(path, "rb") as file, Image.open(file) as picture:
+            picture.load()
+            rgb = _in_bytes(picture, path).convert("RGB")
+            turn = _turn(picture)
+            return rgb if turn is None else rgb.transpose(turn)
+    except PictureRangeError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: expected a picture, got no such file; `aoq data verify` lists all missing") from error
@@ -109,19 +121,57 @@ def open_picture(path: str) -> Any:
         ) from error
 
 
-def _in_rgb(picture: Any, path: str) -> Any:
-    """Pillow cuts numbers of 16 bits off at 255, and so would show nearly everything white."""
+def _in_bytes(picture: Any, path: str) -> Any:
+    """The picture in a mode of 8 bits; Pillow itself would cut off what is above 255."""
     from PIL import Image
 
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BITS):
-        wide = np.asarray(picture).astype(np.uint32)  # 0 to 65535
-        picture = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    elif picture.mode in _NO_BRIGHTNESS:
-        raise PictureModeError(
-            f"{path}: expected a picture of 8 or 16 bits a channel in grey, RGB, CMYK, YCbCr or a palette, got one in "
-            f"Pillow's mode {picture.mode}; convert it to 8-bit RGB with a tool that knows what its numbers mean"
+    mode: str = picture.mode
+    if mode == "La":
+        return picture.convert("LA")  # what is premultiplied has no way to RGB
+    if mode != "F" and mode[0] != "I":
+        return picture
+    white = _white(picture)
+    if white is None:
+        raise PictureRangeError(
+            f"{path}: expected a picture of 8 or 16 bits, got {picture.format} of mode {mode}, whose numbers have no "
+            f"defined range; save it as an 8-bit picture, with black as 0 and white as 255"
         )
-    return picture.convert("RGB")
+    values = np.asarray(picture).astype(np.uint32)
+    if picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = white - values
+    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+
+
+def _white(picture: Any) -> int | None:
+    """The greatest number of a grey picture of more than 8 bits; None where the format defines none."""
+    if picture.mode.startswith("I;16") and picture.format == "TIFF":
+        bits: int = picture.tag_v2[_BITS_PER_SAMPLE][0]
+        return (1 << bits) - 1
+    if picture.mode != "F" and picture.format in _SIXTEEN_BITS:
+        return (1 << 16) - 1
+    return None
+
+
+def _turn(picture: Any) -> Any:
+    """What turns a loaded picture upright; None where nothing need be done, or the EXIF data cannot be read."""
+    from PIL import ExifTags, Image
+
+    if picture.format == "TIFF":
+        return None  # Pillow turned it as it was loaded
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return None
+    turn = Image.Transpose
+    return {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }.get(orientation)
 
 
 def _bicubic() -> Any:

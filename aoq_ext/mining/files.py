@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import torch
 from torch import Tensor
 
-from .._files import locked, remove_temporaries, write_atomically
+from .._files import expanded, locked, remove_temporaries, write_atomically
 from .._scalars import as_int
 from ..parallel import Processes, advising, joined
 from .devices import checked_device
@@ -75,7 +75,7 @@ class MinedFiles:
         """Open what `mine_to_files` completed; ``checksums``: read everything and compare."""
         import numpy as np
 
-        folder = Path(folder)
+        folder = expanded(Path(folder))
         manifest = Manifest.load(folder, "folder")
         if manifest is None:
             raise FileNotFoundError(f"folder must hold mined lists, got {folder} without {MANIFEST}")
@@ -149,7 +149,7 @@ def mine_to_files(
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
     }  # fmt: skip
-    job = _Job(Path(out), joined(), memory_limit, shard_rows, on_progress)
+    job = _Job(expanded(Path(out)), joined(), memory_limit, shard_rows, on_progress)
 
     def prepare() -> dict[str, Any]:  # writes nothing
         job.read_manifest()

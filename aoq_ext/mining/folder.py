@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .._files import nearest_existing, visible
+from .._files import expanded, nearest_existing, visible
 from .manifest import MANIFEST
 from .shards import SHARDS
 from .sources import embeddings_file
@@ -22,7 +22,7 @@ def check_out(given: str | os.PathLike[str], name: str = "out") -> Path:
     """The folder, which need not be there; refuses what cannot be one, and that of a training run."""
     if not os.fspath(given):
         raise ValueError(f"{name} must be a folder, got ''")
-    folder = Path(given)
+    folder: Path = expanded(Path(given))
     nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise NotADirectoryError(f"{name} must be a folder, got {folder}, where {nearest} is a file")

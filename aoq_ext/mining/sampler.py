@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from .._files import expanded
 from .._scalars import as_int
 from .._validation import check_integers, shape_of
 from .draws import draw, mix, place
@@ -161,7 +162,7 @@ class OfflineNegativeSampler:
             ValueError: the folder is incomplete or damaged, or holds lists of something else.
             FileNotFoundError: lists that were mined between files are missing.
         """
-        folder = Path(path).resolve()
+        folder = expanded(Path(path)).resolve()
         index = None if text_image_index is None else read_integers(text_image_index, "text_image_index")
         found = open_lists(folder, None if index is None else len(index), verify)
         if index is None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from aoq_ext._files import expanded
 
 Objective = Literal["online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet"]
 
@@ -13,8 +16,16 @@ class ConfigError(ValueError):
     """A configuration that cannot work; the message names the entry, what was expected and what came."""
 
 
+class _Paths:
+    """Base of what may name files: ``~`` is the home folder, also in arguments that are passed on."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            setattr(self, name, expanded(value))
+
+
 @dataclass
-class Component:
+class Component(_Paths):
     """A class or function by its dotted path, and the arguments it is called with."""
 
     factory: str
@@ -22,7 +33,7 @@ class Component:
 
 
 @dataclass
-class DataConfig:
+class DataConfig(_Paths):
     """Where the pairs come from."""
 
     loader: str = "aoq_ext.data.load_emoji"
@@ -77,7 +88,7 @@ class LossConfig:
 
 
 @dataclass
-class OfflineConfig:
+class OfflineConfig(_Paths):
     """The mined lists, for the objectives that use them."""
 
     lists: str | None = None
@@ -111,7 +122,7 @@ class OptimizerConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(_Paths):
     """One training run."""
 
     run: str = "runs/round1"
@@ -152,9 +163,12 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
-# What may differ between a run and its resumption: where and how it is carried out, not what it computes.
+# What may differ between a run and its resumption: where and how it is carried out, not what it computes. Of data and
+# lists the checkpoint has fingerprints, so that they may move.
 _MAY_CHANGE = (
     "run",
+    "data.root",
+    "offline.lists",
     "checkpoint_every",
     "on_collapse",
     "collapse_patience",
@@ -264,11 +278,21 @@ def check_same_run(config: dict[str, Any], stored: dict[str, Any]) -> None:
     known = _flatten(to_dict(TrainConfig()))  # an entry that a run was started without had its default
     new, old = known | _flatten(config), known | _flatten(stored)
     for name in sorted(new.keys() | old.keys()):
-        if name not in _MAY_CHANGE and new.get(name) != old.get(name):
+        if (
+            name not in _MAY_CHANGE
+            and new.get(name) != old.get(name)
+            and not _moved(name, old.get(name), new.get(name))
+        ):
             raise ConfigError(
                 f"{name}: the run to resume was started with {old.get(name)!r}, got {new.get(name)!r}; "
                 f"use the same configuration, or another `run` folder without --resume"
             )
+
+
+def _moved(name: str, before: Any, after: Any) -> bool:
+    """Whether two arguments of the loader or the tokenizer may be one file in two places; what it holds has a hash."""
+    names = [os.path.basename(path) for path in (before, after) if isinstance(path, str)]
+    return name.startswith(("data.args.", "data.tokenizer.args.")) and len(names) == 2 and names[0] == names[1] != ""
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aoq_ext._files import expanded
 from aoq_ext.data import Tokenizer
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model
 from aoq_ext.training.config import ConfigError, TrainConfig
@@ -58,14 +59,14 @@ def load_run(
 ) -> LoadedRun:
     """The model of the run in folder ``run``, with its best or its last weights, in evaluation mode.
 
-    root: where its data is now; by default where training had it.
+    root: where its data is now, if not where it was in training.
     """
     files = RunFiles(run)
     if not files.config.is_file():
         raise ConfigError(f"run: expected the folder of a training run, but {files.config} is missing")
     config = load_config(files.config)
     if root is not None:
-        config.data.root = str(root)
+        config.data.root = str(expanded(root))
     vocabulary = load_tokenizer(config.data, files)
     path = files.best if which == "best" else files.last
     state = load_checkpoint(path)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aoq_ext._files import write_atomically, write_bytes_atomically
+from aoq_ext._files import expanded, write_atomically, write_bytes_atomically
 from aoq_ext.data import hash_images
 from aoq_ext.mining.lists_folder import FILES, FORMAT, SAVING, MinedFrom, check_replaceable, read_lists
 from aoq_ext.mining.manifest import MANIFEST, hash_file
@@ -49,7 +49,7 @@ class OfflineLists:
         Lists of a run that are there are replaced; a folder that holds something else is refused.
         """
         check_replaceable(folder, "folder")
-        folder = Path(folder)
+        folder = expanded(Path(folder))
         write_bytes_atomically(folder / SAVING, b"")
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -78,7 +78,7 @@ class OfflineLists:
     def load(cls, folder: str | Path) -> OfflineLists:
         """Read what `save` wrote, memory-mapped; refuses files that are missing, cut short or altered."""
         try:
-            manifest, arrays = read_lists(Path(folder))
+            manifest, arrays = read_lists(expanded(Path(folder)))
         except ValueError as error:
             raise ConfigError(f"offline.lists: {error}") from error
         return cls(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aoq_ext.data import ImageRows, ImageTextData, read_rows
+from aoq_ext.data import DataError, ImageRows, ImageTextData, read_rows
 from aoq_ext.training.batches import CaptionsOfImages, Indices
 from aoq_ext.training.components import find
 from aoq_ext.training.config import ConfigError, DataConfig
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
 def load_split(config: DataConfig, split: str) -> ImageTextData:
     loader = find(config.loader, "data.loader")
-    _check_root(config.root)
-    data = loader(split, **_arguments(loader, config))
+    arguments = _arguments(loader, config)
+    try:
+        data = loader(split, **arguments)
+    except OSError as error:
+        if config.root is None or (os.path.isabs(config.root) and os.path.exists(config.root)):
+            raise
+        raise DataError(_looked_in(config.root, error)) from error
     source = f"data.loader: {config.loader}({split!r})"
     if not isinstance(data, ImageTextData):
         raise ConfigError(f"{source}: expected an aoq_ext.data.ImageTextData, got {type(data).__name__}")
@@ -41,14 +46,17 @@ def load_split(config: DataConfig, split: str) -> ImageTextData:
     return data
 
 
-def _check_root(root: str | None) -> None:
-    """Say where it was looked for: data moves, and a run may be opened from another folder than it was trained in."""
-    if root is not None and "://" not in root and not Path(root).exists():
-        relative = "" if Path(root).is_absolute() else f", relative to the current folder, {Path.cwd()}"
-        raise ConfigError(
-            f"data.root: expected the folder of the data, got {root}, which is not there{relative}; name where the "
-            f"data is now (data.root, or --root of a command)"
-        )
+def _looked_in(root: str, error: OSError) -> str:
+    """The error of a loader, with what its paths are relative to."""
+    where = os.path.abspath(root)
+    relative = "" if os.path.isabs(root) else f" (relative to the current folder, {os.getcwd()})"
+    if os.path.exists(where):
+        return f"{error}; data.root is {where}{relative}"
+    return (
+        f"data.root: expected the folder with the data, got {root}, which does not exist: looked for {where}"
+        f"{relative}; "
+        f"where it moved, name the new folder (--data.root of aoq train, --root of the other commands)"
+    )
 
 
 def _arguments(loader: Any, config: DataConfig) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from argparse import ArgumentError
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from aoq_ext._files import expanded
 from aoq_ext.training.config import ConfigError, TrainConfig
 
 
@@ -38,23 +37,13 @@ def config_from(namespace: Namespace, parser: ArgumentParser) -> TrainConfig:
     """The configuration in a parsed command line, which may hold other arguments too."""
     entries = parser.instantiate(namespace)
     names = TrainConfig.__dataclass_fields__
-    return TrainConfig(**{name: _at_home(entries[name]) for name in names})
-
-
-def _at_home(entry: Any) -> Any:
-    """With the home of the user for the ``~`` of every path."""
-    if isinstance(entry, str):
-        return os.path.expanduser(entry) if entry == "~" or entry.startswith("~/") else entry
-    if isinstance(entry, dict):
-        return {name: _at_home(value) for name, value in entry.items()}
-    if is_dataclass(entry) and not isinstance(entry, type):
-        return replace(entry, **{field.name: _at_home(getattr(entry, field.name)) for field in fields(entry)})
-    return entry
+    return TrainConfig(**{name: entries[name] for name in names})
 
 
 def load_config(path: str | Path, **overrides: Any) -> TrainConfig:
     """The configuration in a YAML file, with ``overrides`` by dotted name: ``**{"loss.alpha": 0.2}``."""
-    if not Path(path).is_file():
+    path = expanded(Path(path))
+    if not path.is_file():
         raise ConfigError(f"config: expected a YAML file, but {path} does not exist")
     flags = [f"--{name}={'null' if value is None else value}" for name, value in overrides.items()]
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
 
-from aoq_ext._files import locked, remove_temporaries, write_bytes_atomically
+from aoq_ext._files import expanded, locked, remove_temporaries, write_bytes_atomically
 from aoq_ext.data import Tokenizer, Vocabulary
 from aoq_ext.training.config import ConfigError, TrainConfig, to_dict
 
@@ -19,7 +19,7 @@ class RunFiles:
     """Where a run keeps what it writes."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = expanded(Path(folder))
         self.config = self.folder / "config.yaml"
         self.vocabulary = self.folder / "vocabulary.json"  # where the tokens are words
         self.history = self.folder / "history.json"

@@ -245,12 +245,21 @@ class Trainer:
         save_checkpoint(self.files.last, state)
         self.journal.history.save(self.files.history)
 
+    def _moved(self, name: str, state: dict[str, Any]) -> str:
+        """Where an input was, if it is elsewhere now."""
+        part, entry = ("offline", "lists") if name == "offline lists" else ("data", "root")
+        before, now = (config[part][entry] for config in (state["config"], to_dict(self.config)))
+        return "" if before == now else f" ({part}.{entry} was {before}, is {now})"
+
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where ``_save`` left off."""
         check_same_run(to_dict(self.config), state["config"])
         for name, fingerprint in self.inputs.items():
             if fingerprint != state["inputs"].get(name, fingerprint):  # older checkpoints do not say all
-                raise ConfigError(f"run: the {name} of the run to resume changed since it was started; start a new run")
+                raise ConfigError(
+                    f"run: the {name} of the run to resume changed since it was started{self._moved(name, state)}; "
+                    f"name the one it was started with, or start a new run"
+                )
         restore_model(self.model, state, self.files.last)
         self.update.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state.get("scaler", {}))

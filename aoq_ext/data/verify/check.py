@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aoq_ext._files import visible
+from aoq_ext._scalars import as_int
 from aoq_ext.data.precomputed import CAPTIONS_PER_IMAGE, splits_in
 from aoq_ext.data.verify.findings import Progress, VerifyReport
 from aoq_ext.data.verify.karpathy import verify_karpathy
@@ -34,19 +35,20 @@ def verify(
         vocabulary: a JSON vocabulary whose coverage of the captions is measured; by default ``*_vocab.json`` in the
             folder, if there is one.
         pictures: where the pictures of a Karpathy file lie; by default looked for beside it.
-        captions_per_image: as for `load_precomputed`; of a Karpathy file the least that an image must have.
+        captions_per_image: how many captions an image has, or, in a Karpathy file, at least.
         quick: look into a sample of the features or pictures; by default into all of them.
         progress: called while files are read.
     """
     path = Path(path)
-    if captions_per_image < 1:
-        raise ValueError(f"captions_per_image: expected a positive number, got {captions_per_image}")
     if kind is None:
         kind = detect_kind(path)
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     if not path.exists():
         raise ValueError(f"path: expected a folder or a dataset_*.json, got {path}, which does not exist")
+    captions_per_image = as_int("captions_per_image", captions_per_image)
+    if captions_per_image < 1:
+        raise ValueError(f"captions_per_image: expected a positive number, got {captions_per_image}")
     progress = progress or (lambda what, done, total: None)
     if kind == "karpathy":
         return verify_karpathy(path, splits, vocabulary, pictures, captions_per_image, quick, progress)

@@ -61,13 +61,21 @@ def report_features(report: VerifyReport, where: str, counts: FeatureCounts, rep
             f"{counts.unlike[0] * repeats} to {counts.unlike[0] * repeats + repeats - 1}"
         )
         cure = (
-            "take features and captions from the same release, for captions and images are out of step; or, where each "
-            "image has one caption, --captions-per-image 1 (captions_per_image=1 of load_precomputed)"
+            f"{other_count(1)}; if it has not, take features and captions from the same release, since these are out "
+            f"of step"
         )
         expected = f"each image {repeats} times, as there are as many rows as captions"
         report.add(where, "features-not-repeated", expected, got, cure, len(counts.unlike))
     if counts.repeated:
         report.notes.append(f"{where}: {counted(counts.repeated, 'image')} with the features of an earlier image")
+
+
+def other_count(captions: int) -> str:
+    """What to do where an image has so many captions, as the numbers of rows and captions suggest."""
+    return (
+        f"where every image has {counted(captions, 'caption')}, pass --captions-per-image {captions}, and "
+        f"captions_per_image={captions} to load_precomputed (data.args of a configuration)"
+    )
 
 
 def _blocks(features: NDArray[Any], repeats: int, quick: bool) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -13,7 +13,7 @@ from aoq_ext._machine import available_cores
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
 from aoq_ext.data.karpathy import Entry, find_json, find_pictures, missing_pictures, read_entries
-from aoq_ext.data.pictures import PictureModeError, open_picture
+from aoq_ext.data.pictures import PictureRangeError, open_picture
 from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
 from aoq_ext.data.verify.text import check_captions, check_coverage, open_vocabulary, unknown_splits
 
@@ -66,14 +66,15 @@ def _layout(entries: list[Entry]) -> str:
     return f"{low} captions each" if low == high else f"{low} to {high} captions each"
 
 
-def _check_counts(report: VerifyReport, split: str, entries: list[Entry], captions_per_image: int) -> None:
-    few = [entry for entry in entries if len(entry.captions) < captions_per_image]
+def _check_counts(report: VerifyReport, split: str, entries: list[Entry], least: int) -> None:
+    few = [entry for entry in entries if len(entry.captions) < least]
     if few:
         got = f"{counted(len(few), 'image')} with fewer, such as {few[0].path} with {len(few[0].captions)}"
         cure = (
-            "pass captions_per_image=None to load_karpathy (here --captions-per-image 1), and remove images without any"
+            f"remove images without any; for fewer than {least} of each, pass captions_per_image (null: all) to "
+            f"load_karpathy, and --captions-per-image here"
         )
-        expected = f"at least {captions_per_image} captions for each image"
+        expected = f"at least {counted(least, 'caption')} for each image"
         report.add(split, "captions-per-image", expected, got, cure, len(few))
 
 
@@ -118,38 +119,30 @@ def _check_pictures(
     if quick:
         there = [there[row] for row in sampled_rows(len(there), _SAMPLED_PICTURES)]
         report.notes.append(f"{split}: {counted(len(there), 'picture')} were decoded (quick)")
-    damaged, refused = _undecoded(folder, there, progress, f"decoding {split}")
-    if refused:
-        path, error = refused[0]
-        one = Finding.of_error(error, split, "pictures-mode")
-        got = f"{counted(len(refused), 'picture')} in others, such as {path}: {one.got}"
-        report.add(split, one.what, one.expected, got, one.cure, len(refused))
-    if damaged:
-        got = f"{counted(len(damaged), 'picture')} that cannot be decoded, such as {', '.join(damaged[:_MOST_NAMED])}"
-        cure = "download them again"
-        report.add(split, "pictures-damaged", "pictures that Pillow can decode", got, cure, len(damaged))
+    refused = _refused(folder, there, progress, f"decoding {split}")
+    for what, expected, state, cure in (
+        ("damaged", "pictures that Pillow can decode", "that cannot be decoded", "download them again"),
+        ("range", "pictures of 8 or 16 bits", "without a defined range", "save them as 8-bit pictures"),
+    ):
+        if names := [name for name, without_range in refused if without_range == (what == "range")]:
+            got = f"{counted(len(names), 'picture')} {state}, such as {', '.join(names[:_MOST_NAMED])}"
+            report.add(split, f"pictures-{what}", expected, got, cure, len(names))
 
 
-def _undecoded(
-    folder: Path, paths: list[str], progress: Progress, label: str
-) -> tuple[list[str], list[tuple[str, PictureModeError]]]:
-    """The pictures that are damaged, and those that are whole but refused, with the reason."""
+def _refused(folder: Path, paths: list[str], progress: Progress, label: str) -> list[tuple[str, bool]]:
+    """Pictures that cannot be used, and whether that is for want of a defined range."""
 
-    def fault(path: str) -> DataError | None:
+    def try_out(path: str) -> bool | None:
         try:
             open_picture(str(folder / path))
         except DataError as error:
-            return error
+            return isinstance(error, PictureRangeError)
         return None
 
-    damaged, refused = [], []
+    found = []
     with ThreadPoolExecutor(min(_MOST_THREADS, available_cores())) as pool:
         for first in range(0, len(paths), _DECODED_AT_ONCE):
             part = paths[first : first + _DECODED_AT_ONCE]
-            for path, error in zip(part, pool.map(fault, part)):
-                if isinstance(error, PictureModeError):
-                    refused.append((path, error))
-                elif error is not None:
-                    damaged.append(path)
+            found += [(path, without) for path, without in zip(part, pool.map(try_out, part)) if without is not None]
             progress(label, first + len(part), len(paths))
-    return damaged, refused
+    return found

@@ -11,11 +11,10 @@ import numpy as np
 from aoq_ext.data.captions import caption_lines
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.precomputed import CAPTIONS, FEATURES, IDS, is_repeated, open_array, splits_in
-from aoq_ext.data.verify.features import count_features, report_features
+from aoq_ext.data.verify.features import count_features, other_count, report_features
 from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
 from aoq_ext.data.verify.text import check_captions, check_coverage, decoded_captions, open_vocabulary, unknown_splits
 
-_ONE_CAPTION = "--captions-per-image 1 (captions_per_image=1 of load_precomputed)"
 _CONVERT = "convert it with the script in docs/data.md"
 _EVALUATED = ("dev", "test", "testall")
 _MOST_SHARED = 0.01  # of an evaluation split's images
@@ -51,26 +50,19 @@ def verify_precomputed(
     return report
 
 
-def _check_split_captions(
-    report: VerifyReport, folder: Path, summary: SplitSummary, captions_per_image: int
-) -> Counter[str]:
+def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSummary, each: int) -> Counter[str]:
     path = folder / f"{summary.name}{CAPTIONS}"
     if not path.is_file():
         report.add(path.name, "missing-file", "a caption a line", "no such file", "copy it from the same release")
         return Counter()
     captions = decoded_captions(report, path)
     summary.captions = len(captions)
-    images = np.arange(len(captions), dtype=np.int64) // captions_per_image
+    images = np.arange(len(captions), dtype=np.int64) // each
     return check_captions(report, path.name, captions, images, "line")
 
 
 def _check_split_features(
-    report: VerifyReport,
-    folder: Path,
-    summary: SplitSummary,
-    captions_per_image: int,
-    quick: bool,
-    progress: Progress,
+    report: VerifyReport, folder: Path, summary: SplitSummary, each: int, quick: bool, progress: Progress
 ) -> set[bytes]:
     """-> a hash of every image that was read"""
     path = folder / f"{summary.name}{FEATURES}"
@@ -88,7 +80,7 @@ def _check_split_features(
         return set()
     if not len(features):
         report.add(path.name, "features-none", "a row for every image", "0 rows", "extract them, or remove the split")
-    repeats = _layout(report, path.name, summary, len(features), captions_per_image)
+    repeats = _layout(report, path.name, summary, len(features), each)
     if features.dtype.kind != "f":
         return set()
     counts = count_features(features, repeats, quick, progress, f"reading {path.name}")
@@ -98,32 +90,28 @@ def _check_split_features(
     return counts.images
 
 
-def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, captions_per_image: int) -> int:
+def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, each: int) -> int:
     """How many rows an image has; fills in the number of images."""
     summary.images = rows
     if summary.captions is None:
         return 1
-    repeated = is_repeated(rows, summary.captions, captions_per_image)
+    repeated = is_repeated(rows, summary.captions, each)
     if repeated is None:
         expected = (
-            f"{summary.captions / captions_per_image:g} rows, one for {captions_per_image} captions each, or "
+            f"{summary.captions / each:g} rows, one for {counted(each, 'caption')} each, or "
             f"{summary.captions}, one a caption"
         )
-        cure = (
-            "take captions and features of the same release; look for an empty line at the end of the captions; for "
-            "another number of captions an image, --captions-per-image (captions_per_image of load_precomputed)"
-        )
-        if rows == summary.captions:
-            expected = f"{captions_per_image} captions for each image"
-            cure = f"where each has one caption, {_ONE_CAPTION}"
+        cure = "take captions and features of the same release; look for an empty line at the end of the captions"
+        if rows and summary.captions % rows == 0:
+            cure = f"{other_count(summary.captions // rows)}; if it has not, {cure}"
         report.add(where, "captions-per-image", expected, str(rows), cure)
         summary.images = None  # nobody knows
         return 1
-    summary.layout = f"each image {captions_per_image} times" if repeated else "one row an image"
+    summary.layout = f"each image {each} times" if repeated else "one row an image"
     if not repeated:
         return 1
-    summary.images = rows // captions_per_image
-    return captions_per_image
+    summary.images = rows // each
+    return each
 
 
 def _check_ids(report: VerifyReport, folder: Path, summary: SplitSummary) -> None:
