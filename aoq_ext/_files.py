@@ -25,7 +25,7 @@ def expanded(value: T) -> T:
     elif isinstance(value, dict):
         result = {key: expanded(item) for key, item in value.items()}
     elif isinstance(value, (str, Path)) and str(value).startswith("~"):
-        result = type(value)(os.path.expanduser(value))  # Path's own method raises where there is no such user
+        result = type(value)(os.path.expanduser(str(value)))  # Path's own method raises where there is no such user
     return result  # type: ignore[no-any-return]
 
 

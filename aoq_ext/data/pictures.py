@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _HASHED_PICTURES = 64
-_SIXTEEN_BITS = ("PNG", "PPM")  # formats of which mode I, integers, has numbers to 65535
-_NO_BRIGHTNESS = ("I", "F", "LAB")
 _MOST_THREADS = 8
 _SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")  # whose greys beyond 8 bits Pillow gives as numbers up to 65535
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
