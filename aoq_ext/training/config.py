@@ -16,6 +16,7 @@ class ConfigError(ValueError):
     """A configuration that cannot work; the message names the entry, what was expected and what came."""
 
 
+@dataclass
 class _Paths:
     """Base of what may name files: ``~`` is the home folder, also in arguments that are passed on."""
 
