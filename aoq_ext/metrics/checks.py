@@ -71,9 +71,11 @@ def checked_owners(text_image_index: Any, count: int, texts: int, whose: str, im
     return owners
 
 
-def check_folds(folds: int, count: int) -> None:
-    if as_int("folds", folds) < 1 or (count and count % folds):
+def checked_folds(folds: int, count: int) -> int:
+    folds = as_int("folds", folds)
+    if folds < 1 or (count and count % folds):
         raise ValueError(f"folds must be a positive divisor of the {count} images, got {folds}")
+    return folds
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:

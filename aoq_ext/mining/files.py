@@ -144,7 +144,9 @@ def mine_to_files(
     if k_reverse is not None and direction != "both":
         raise ValueError(f'direction must be "both" with k_reverse, got {direction!r}')
     if shard_rows is not None and (shard_rows := as_int("shard_rows", shard_rows)) < 1:
-        raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
+        raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
+    if memory_limit is not None:
+        memory_limit = as_int("memory_limit", memory_limit)
     rules = NegativeRules(skip, margin, relative_margin, max_score)
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,

@@ -13,7 +13,7 @@ from torch.utils.data import get_worker_info
 
 from .._files import expanded
 from .._scalars import as_int
-from .._validation import check_integers, shape_of
+from .._validation import as_int64, check_integers, shape_of
 from .draws import draw, mix, place
 from .lists_folder import MinedFrom, open_lists
 from .sources import read_integers
@@ -89,13 +89,15 @@ class OfflineNegativeSampler:
         fingerprint: str | None = None,
         mined_from: MinedFrom | None = None,
     ) -> None:
-        for name, tensor, dim in (
-            ("hard_text", hard_text, 2),
-            ("hard_image", hard_image, 2),
-            ("text_image_index", text_image_index, 1),
-        ):
-            _check_indices(name, tensor, dim)
-        _check_number("seed", seed, 0)
+        hard_text, hard_image, text_image_index = (
+            _checked_indices(name, tensor, dim)
+            for name, tensor, dim in (
+                ("hard_text", hard_text, 2),
+                ("hard_image", hard_image, 2),
+                ("text_image_index", text_image_index, 1),
+            )
+        )
+        seed = _checked_number("seed", seed, 0)
         images, texts = len(hard_text), len(hard_image)
         if len(text_image_index) != texts:
             raise ValueError(
@@ -106,7 +108,7 @@ class OfflineNegativeSampler:
             raise ValueError(f"hard_image must be on the device of hard_text, {device}, got {hard_image.device}")
         self.hard_text, self.hard_image = hard_text, hard_image
         self.text_image_index = text_image_index.to(device, torch.int64)
-        self.seed = int(seed)
+        self.seed = seed
         self.fingerprint = fingerprint
         self.mined_from = mined_from or MinedFrom()
         self.step = 0  # of the next draw that is given none
@@ -121,7 +123,7 @@ class OfflineNegativeSampler:
 
     @top_texts.setter
     def top_texts(self, top: int) -> None:
-        _check_number("top_texts", top, 1)
+        top = _checked_number("top_texts", top, 1)
         texts = len(self.hard_image)
         self._hard_texts = _available("hard_text", self.hard_text, top, texts, "image", "text")  # (N,)
         self._top_texts = top
@@ -132,7 +134,7 @@ class OfflineNegativeSampler:
 
     @top_images.setter
     def top_images(self, top: int) -> None:
-        _check_number("top_images", top, 1)
+        top = _checked_number("top_images", top, 1)
         images = len(self.hard_text)
         self._hard_images = _available("hard_image", self.hard_image, top, images, "text", "image")  # (M,)
         self._top_images = top
@@ -194,8 +196,8 @@ class OfflineNegativeSampler:
 
         Each text must be one of its image's own.
         """
-        _check_rows("image_index", image_index, len(self.hard_text))
-        _check_rows("text_index", text_index, len(self.hard_image))
+        image_index = _checked_rows("image_index", image_index, len(self.hard_text))
+        text_index = _checked_rows("text_index", text_index, len(self.hard_image))
         if image_index.shape != text_index.shape:
             raise ValueError(
                 f"text_index must have the shape of image_index, {shape_of(image_index)}, got {shape_of(text_index)}"
@@ -204,7 +206,7 @@ class OfflineNegativeSampler:
             if get_worker_info() is not None:
                 raise ValueError("step must be given in a DataLoader worker, each of which would count alone, got None")
             step, self.step = self.step, self.step + 1
-        _check_number("step", step, 0)
+        step = _checked_number("step", step, 0)
         image, text = (index.to(self.hard_text.device, torch.int64) for index in (image_index, text_index))
         self._check_pairs(image, text)
         state = mix(torch.full_like(image, self.seed))
@@ -274,8 +276,7 @@ class OfflineNegativeSampler:
                 raise ValueError(
                     f"state: expected the {name} of this sampler, {getattr(self, name)!r}, got {state[name]!r}"
                 )
-        _check_number("state: step", state["step"], 0)
-        self.step = state["step"]
+        self.step = _checked_number("state: step", state["step"], 0)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -335,18 +336,23 @@ def _available(name: str, lists: Tensor, top: int, candidates: int, anchor: str,
     return count
 
 
-def _check_indices(name: str, tensor: Tensor, dim: int) -> None:
+def _checked_indices(name: str, tensor: Tensor, dim: int) -> Tensor:
+    """Integers of a dtype that has a -1."""
     check_integers(name, tensor)
     if tensor.dim() != dim:
         raise ValueError(f"{name} must have {dim} dimension{'s' * (dim > 1)}, got shape {shape_of(tensor)}")
+    return tensor if tensor.dtype.is_signed else as_int64(name, tensor)
 
 
-def _check_rows(name: str, index: Tensor, rows: int) -> None:
-    _check_indices(name, index, 1)
+def _checked_rows(name: str, index: Tensor, rows: int) -> Tensor:
+    index = _checked_indices(name, index, 1)
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < rows:
         raise ValueError(f"{name} must be from 0 to {rows - 1}, got {int(index.min())} to {int(index.max())}")
+    return index
 
 
-def _check_number(name: str, value: int, least: int) -> None:
-    if not least <= as_int(name, value) < _MOST:
+def _checked_number(name: str, value: int, least: int) -> int:
+    value = as_int(name, value)
+    if not least <= value < _MOST:
         raise ValueError(f"{name} must be from {least} to 2**63 - 1, got {value}")
+    return value

@@ -166,7 +166,7 @@ def _ragged(name: str, labels: Labels, rows: int) -> Ragged:
             values = torch.tensor(
                 [operator.index(label) for row in labels for label in row], dtype=torch.int64, device="cpu"
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(
                 f"{name} must be (values, offsets) or a sequence of integers for every row, got {labels!r:.60}"
             ) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from aoq_ext._files import expanded
+from aoq_ext._scalars import as_int
 
 Objective = Literal["online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet"]
 
@@ -17,16 +18,19 @@ class ConfigError(ValueError):
 
 
 @dataclass
-class _Paths:
-    """Base of what may name files: ``~`` is the home folder, also in arguments that are passed on."""
+class _Entries:
+    """Base of the parts: ``~`` is the home folder, also in arguments that are passed on; whole numbers become int."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, expanded(value))
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = expanded(getattr(self, entry.name))
+            if value is not None and str(entry.type).partition(" ")[0] == "int":  # annotations are strings here
+                value = as_int(entry.name, value)
+            setattr(self, entry.name, value)
 
 
 @dataclass
-class Component(_Paths):
+class Component(_Entries):
     """A class or function by its dotted path, and the arguments it is called with."""
 
     factory: str
@@ -34,7 +38,7 @@ class Component(_Paths):
 
 
 @dataclass
-class DataConfig(_Paths):
+class DataConfig(_Entries):
     """Where the pairs come from."""
 
     loader: str = "aoq_ext.data.load_emoji"
@@ -89,7 +93,7 @@ class LossConfig:
 
 
 @dataclass
-class OfflineConfig(_Paths):
+class OfflineConfig(_Entries):
     """The mined lists, for the objectives that use them."""
 
     lists: str | None = None
@@ -123,7 +127,7 @@ class OptimizerConfig:
 
 
 @dataclass
-class TrainConfig(_Paths):
+class TrainConfig(_Entries):
     """One training run."""
 
     run: str = "runs/round1"
