@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 
 def expanded(value: Any) -> Any:
-    """A path with ``~`` as the home folder, as shells have it; those in lists and dicts too, and anything else as it is."""
+    """A path with ``~`` as the home folder, as in a shell, also in lists and dicts; anything else as it is."""
     if isinstance(value, (list, tuple)):
         return type(value)(map(expanded, value))
     if isinstance(value, dict):
@@ -66,7 +66,7 @@ def nearest_existing(path: str | Path) -> Path:
 
 
 def visible(folder: str | Path, pattern: str) -> list[Path]:
-    """What matches in a folder, in order. Hidden files are nobody's data: macOS puts a ``._name`` beside many a file."""
+    """What matches in a folder, in order, without hidden files: macOS puts a ``._name`` beside many a file."""
     return sorted(path for path in Path(folder).glob(pattern) if path.name[0] != ".")
 
 

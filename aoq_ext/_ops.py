@@ -12,6 +12,7 @@ from torch import Tensor
 from ._autograd import QuintupletLoss, QuintupletScoreLoss, call_operator
 from ._library import BUILD_FACTS
 from ._options import LossOptions, Objective
+from ._validation import as_signed
 
 if TYPE_CHECKING:
     from .mining.side import Side
@@ -57,7 +58,7 @@ def quintuplet_loss(
         hard_image = hard_text = None
     operator = _differentiable(QuintupletLoss, torch.ops.aoq.quintuplet_forward)
     loss: Tensor = operator(
-        image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids,
+        image, text, hard_image, hard_text, hard_text_image, hard_image_text, as_signed(group_ids),
         options.margin_online, options.margin_offline, options.alpha, options.beta,
         int(options.objective), int(options.online), int(options.similarity), int(options.reduction),
         options.detach_weight, options.clamp_weight, allows_tf32(image),
@@ -81,7 +82,7 @@ def quintuplet_score_loss(
         hard_text_scores = hard_image_scores = None
     operator = _differentiable(QuintupletScoreLoss, torch.ops.aoq.quintuplet_score_forward)
     loss: Tensor = operator(
-        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids,
+        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, as_signed(group_ids),
         options.margin_online, options.margin_offline, options.alpha, options.beta,
         int(options.objective), int(options.online), int(options.reduction),
         options.detach_weight, options.clamp_weight,

@@ -9,9 +9,12 @@ import operator
 
 def as_int(name: str, value: object) -> int:
     """An integer, of whatever type; TypeError for what is none, booleans and floats included."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    return operator.index(value)
+    try:
+        if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+            raise TypeError("a truth value")
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
 
 
 def as_float(name: str, value: object) -> float:

@@ -8,7 +8,9 @@ from torch import Tensor
 from ._options import LossOptions, Objective
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGER_DTYPES = (
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
 
 
 def check_embeddings(
@@ -113,14 +115,36 @@ def check_group_ids(group_ids: Tensor | None, model: Tensor) -> None:
     """Require integer ids, one a pair, where the embeddings are."""
     if group_ids is None:
         return
-    check_tensor("group_ids", group_ids)
-    if group_ids.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"group_ids must be an integer tensor, got {dtype_of(group_ids)}")
+    check_integers("group_ids", group_ids)
     if group_ids.device != model.device:
         raise ValueError(
             f"group_ids must be on the device of the other arguments, {model.device}, got {group_ids.device}"
         )
     check_shape("group_ids", group_ids, (model.shape[0],), "one id a pair, shape (B,)")
+
+
+def check_integers(name: str, tensor: Tensor) -> None:
+    """Require a tensor of an integer dtype."""
+    check_tensor(name, tensor)
+    if tensor.dtype not in INTEGER_DTYPES:
+        raise TypeError(
+            f"{name} must be an integer tensor, got {dtype_of(tensor)} "
+            f"(expected one of {', '.join(str(dtype).removeprefix('torch.') for dtype in INTEGER_DTYPES)})"
+        )
+
+
+def as_int64(name: str, tensor: Tensor) -> Tensor:
+    """The same integers as int64; those of uint64 must fit."""
+    check_integers(name, tensor)
+    integers = tensor.long()
+    if tensor.dtype == torch.uint64 and not tensor.is_meta and bool((integers < 0).any()):
+        raise ValueError(f"{name} must be at most 2**63 - 1, got {int(integers[integers < 0][0]) + (1 << 64)}")
+    return integers
+
+
+def as_signed(tensor: Tensor | None) -> Tensor | None:
+    """Integers that are equal where the given ones are; torch computes little with unsigned ones."""
+    return tensor if tensor is None or tensor.dtype.is_signed else tensor.long()
 
 
 def check_tensor(name: str, tensor: object) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import _ops
 from ._options import LossOptions, Objective
-from ._validation import check_embeddings
+from ._validation import as_signed, check_embeddings
 
 __all__ = ["OnlineNegatives", "hardest_negatives"]
 
@@ -51,7 +51,7 @@ def hardest_negatives(
             loss = (0.2 + negative - positive).relu()[has_negative].sum()
     """
     check_embeddings(image, text, {}, group_ids, LossOptions(objective=Objective.ONLINE_TRIPLET))
-    image, text = image.detach(), text.detach()
+    image, text, group_ids = image.detach(), text.detach(), as_signed(group_ids)
     if _ops.has_kernel(image):
         return OnlineNegatives(*torch.ops.aoq.hardest_negatives(image, text, group_ids, _ops.allows_tf32(image)))
     return _plain(image, text, group_ids)

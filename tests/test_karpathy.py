@@ -308,8 +308,8 @@ def test_numbers_without_a_range_are_refused(tmp_path: Path, values: np.ndarray,
     path = tmp_path / f"picture.{ending}"
     image.save(path)
     message = (
-        rf"picture.{ending}: expected a picture of 8 or 16 bits, got (TIFF|PPM) of mode {image.mode}, whose numbers have "
-        r"no defined range; save it as an 8-bit picture"
+        rf"picture.{ending}: expected a picture of 8 or 16 bits, got (TIFF|PPM) of mode {image.mode}, whose numbers "
+        r"have no defined range; save it as an 8-bit picture"
     )
     with pytest.raises(DataError, match=message):
         open_picture(str(path))

@@ -54,9 +54,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _evaluate(parsed: argparse.Namespace) -> int:
     if parsed.bootstrap:
-        from aoq_ext.metrics.ranks import check_bootstrap
+        from aoq_ext.metrics.ranks import checked_bootstrap
 
-        check_bootstrap(parsed.bootstrap, parsed.level, parsed.seed)  # before the work
+        checked_bootstrap(parsed.bootstrap, parsed.level, parsed.seed)  # before the work
     unsaved: list[str] = []
     results = _evaluate_runs(parsed, unsaved) if parsed.run else {"files": _evaluate_files(parsed)}
     _print_results(results)

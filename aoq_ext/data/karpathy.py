@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from aoq_ext._files import visible
+from aoq_ext._scalars import as_int
 from aoq_ext.data.captions import LITERAL_CURE
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_text import ImageTextData
@@ -66,7 +67,7 @@ def load_karpathy(
 
     DataError for files that are missing or not what they should be: every picture is looked up, none is decoded.
     """
-    if captions_per_image is not None and captions_per_image < 1:
+    if captions_per_image is not None and (captions_per_image := as_int("captions_per_image", captions_per_image)) < 1:
         raise ValueError(f"captions_per_image: expected a positive number or None, got {captions_per_image}")
     path = find_json(root, json)
     entries = read_entries(path)

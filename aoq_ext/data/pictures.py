@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext._scalars import as_int
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import LazyRows, sampled_rows
 
@@ -40,12 +41,13 @@ class Pictures(LazyRows):
         threads: int | None = None,
     ) -> None:
         """shorter_side: None: ``size``; threads: None: one a processor, at most 8."""
-        shorter_side = size if shorter_side is None else shorter_side
+        size = as_int("size", size)
+        shorter_side = size if shorter_side is None else as_int("shorter_side", shorter_side)
         if size < 1:
             raise ValueError(f"size: expected a positive number of pixels, got {size}")
         if shorter_side < size:
             raise ValueError(f"shorter_side: expected at least size, {size} pixels, got {shorter_side}")
-        if threads is not None and threads < 1:
+        if threads is not None and (threads := as_int("threads", threads)) < 1:
             raise ValueError(f"threads: expected a positive number or None, got {threads}")
         super().__init__((len(paths), 3, size, size), np.dtype(np.uint8))
         self.paths = [str(path) for path in paths]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext._files import visible
+from aoq_ext._scalars import as_int
 from aoq_ext.data.captions import caption_lines, read_captions
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
@@ -47,6 +48,7 @@ def load_precomputed(
 
     DataError for files that are missing or do not fit together. Reads no pickle.
     """
+    captions_per_image = as_int("captions_per_image", captions_per_image)
     if captions_per_image < 1:
         raise ValueError(f"captions_per_image: expected a positive number, got {captions_per_image}")
     folder = Path(root)

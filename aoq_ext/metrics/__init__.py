@@ -13,9 +13,9 @@ from torch import Tensor
 from .checks import (
     check_comparable,
     check_device,
-    check_folds,
     check_models_form,
     check_same_rows,
+    checked_folds,
     checked_ids,
     checked_owners,
     checked_weights,
@@ -162,7 +162,7 @@ def ranks_from_scores(
             raise ValueError(f"{matrix.name} must have the shape of {first.name}, {first.shape}, got {matrix.shape}")
         check_device(matrix, first)
     count, texts = first.shape
-    check_folds(folds, count)
+    folds = checked_folds(folds, count)
     owners = checked_owners(text_image_index, count, texts, f"column of {first.name}", first)
     return _ranks(MatrixScorer(matrices, checked_weights(weights, len(matrices)), _PANEL_SCORES), owners, folds)
 
@@ -193,7 +193,7 @@ def _rank_models(models: Sequence[Model], text_image_index: Tensor, folds: int) 
         check_comparable(model.texts, model.images)
         check_same_rows(model.images, images)
         check_same_rows(model.texts, texts)
-    check_folds(folds, len(images))
+    folds = checked_folds(folds, len(images))
     owners = checked_owners(text_image_index, len(images), len(texts), f"row of {texts.name}", images)
     return _ranks(EmbeddingScorer(models, _PANEL_SCORES, _CANDIDATE_ELEMENTS), owners, folds)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._embeddings import rows_of
+from .._scalars import as_int
 from .._validation import shape_of
 from .rows import Rows, as_integers
 
@@ -70,11 +71,11 @@ def checked_owners(text_image_index: Any, count: int, texts: int, whose: str, im
     return owners
 
 
-def check_folds(folds: int, count: int) -> None:
-    if isinstance(folds, bool) or not isinstance(folds, int):
-        raise TypeError(f"folds must be an int, got {type(folds).__name__}")
+def checked_folds(folds: int, count: int) -> int:
+    folds = as_int("folds", folds)
     if folds < 1 or (count and count % folds):
         raise ValueError(f"folds must be a positive divisor of the {count} images, got {folds}")
+    return folds
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:

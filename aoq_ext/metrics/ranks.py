@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._scalars import as_float, as_int
+
 RECALL_LEVELS = (1, 5, 10)
 WAYS = ("i2t", "t2i")
 
@@ -52,7 +54,7 @@ class RetrievalRanks:
             level: the share of the resampled metrics inside an interval, between 0 and 1.
             seed: the same seed gives the same intervals, on every device.
         """
-        check_bootstrap(resamples, level, seed)
+        resamples, level, seed = checked_bootstrap(resamples, level, seed)
         folds = list(self._folds())
         generator = torch.Generator().manual_seed(seed)
         size = len(self.i2t) // self.folds
@@ -74,7 +76,8 @@ class RetrievalRanks:
     def report(self, resamples: int = 0, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
         """The metrics, ready for JSON; with ``resamples``, also ``intervals`` and the ``bootstrap`` they came from."""
         result: dict[str, Any] = dict(self.metrics())
-        if resamples:
+        if as_int("resamples", resamples):
+            resamples, level, seed = checked_bootstrap(resamples, level, seed)
             result["intervals"] = {key: list(ends) for key, ends in self.bootstrap(resamples, level, seed).items()}
             result["bootstrap"] = {"resamples": resamples, "level": level, "seed": seed}
         return result
@@ -128,16 +131,13 @@ def _average(folds: list[dict[str, _Queries]], counts: Tensor) -> dict[str, Tens
     return metrics
 
 
-def check_bootstrap(resamples: int, level: float, seed: int) -> None:
+def checked_bootstrap(resamples: int, level: float, seed: int) -> tuple[int, float, int]:
     """Require what `RetrievalRanks.bootstrap` can do."""
-    for name, value in (("resamples", resamples), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    resamples, level, seed = as_int("resamples", resamples), as_float("level", level), as_int("seed", seed)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if isinstance(level, bool) or not isinstance(level, (int, float)):
-        raise TypeError(f"level must be a float, got {type(level).__name__}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     if not 0 <= seed < 1 << 63:
         raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")
+    return resamples, level, seed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._embeddings import check_matrix
-from .._validation import INTEGER_DTYPES, check_tensor, dtype_of
+from .._validation import as_int64
 from ..mining.sources import open_embeddings, read_integers
 
 
@@ -68,12 +68,9 @@ def as_integers(name: str, numbers: Any, device: torch.device) -> Tensor:
     """(n,) int64 on ``device``: an integer tensor of that device, an integer numpy array, or the path of one."""
     if not isinstance(numbers, Tensor):
         return read_integers(numbers, name).to(device)
-    check_tensor(name, numbers)
-    if numbers.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"{name} must be an integer tensor, got {dtype_of(numbers)}")
+    integers = as_int64(name, numbers)
     if numbers.device != device:
         raise ValueError(f"{name} must be on the device of the other arguments, {device}, got {numbers.device}")
-    integers: Tensor = numbers.long()
     return integers
 
 

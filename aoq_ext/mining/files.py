@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .._files import expanded, locked, remove_temporaries, write_atomically
+from .._scalars import as_int
 from .devices import checked_device
 from .embeddings import TensorSource
 from .engine import TileDone, mine_rows
@@ -142,8 +143,10 @@ def mine_to_files(
         raise ValueError(f'direction must be "anchors" or "both", got {direction!r}')
     if k_reverse is not None and direction != "both":
         raise ValueError(f'direction must be "both" with k_reverse, got {direction!r}')
-    if shard_rows is not None and (isinstance(shard_rows, bool) or not isinstance(shard_rows, int) or shard_rows < 1):
-        raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows!r}")
+    if shard_rows is not None and (shard_rows := as_int("shard_rows", shard_rows)) < 1:
+        raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
+    if memory_limit is not None:
+        memory_limit = as_int("memory_limit", memory_limit)
     rules = NegativeRules(skip, margin, relative_margin, max_score)
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from .._files import expanded
-from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
+from .._scalars import as_int
+from .._validation import as_int64, check_integers, shape_of
 from .draws import draw, mix, place
 from .lists_folder import MinedFrom, open_lists
 from .sources import read_integers
@@ -88,15 +89,16 @@ class OfflineNegativeSampler:
         fingerprint: str | None = None,
         mined_from: MinedFrom | None = None,
     ) -> None:
-        for name, tensor, dim in (
-            ("hard_text", hard_text, 2),
-            ("hard_image", hard_image, 2),
-            ("text_image_index", text_image_index, 1),
-        ):
-            _check_indices(name, tensor, dim)
-        _check_number("top_texts", top_texts, 1)
-        _check_number("top_images", top_images, 1)
-        _check_number("seed", seed, 0)
+        hard_text, hard_image, text_image_index = (
+            _checked_indices(name, tensor, dim)
+            for name, tensor, dim in (
+                ("hard_text", hard_text, 2),
+                ("hard_image", hard_image, 2),
+                ("text_image_index", text_image_index, 1),
+            )
+        )
+        top_texts, top_images = _checked_number("top_texts", top_texts, 1), _checked_number("top_images", top_images, 1)
+        seed = _checked_number("seed", seed, 0)
         images, texts = len(hard_text), len(hard_image)
         if len(text_image_index) != texts:
             raise ValueError(
@@ -174,8 +176,8 @@ class OfflineNegativeSampler:
 
         Each text must be one of its image's own.
         """
-        _check_rows("image_index", image_index, len(self.hard_text))
-        _check_rows("text_index", text_index, len(self.hard_image))
+        image_index = _checked_rows("image_index", image_index, len(self.hard_text))
+        text_index = _checked_rows("text_index", text_index, len(self.hard_image))
         if image_index.shape != text_index.shape:
             raise ValueError(
                 f"text_index must have the shape of image_index, {shape_of(image_index)}, got {shape_of(text_index)}"
@@ -184,7 +186,7 @@ class OfflineNegativeSampler:
             if get_worker_info() is not None:
                 raise ValueError("step must be given in a DataLoader worker, each of which would count alone, got None")
             step, self.step = self.step, self.step + 1
-        _check_number("step", step, 0)
+        step = _checked_number("step", step, 0)
         image, text = (index.to(self.hard_text.device, torch.int64) for index in (image_index, text_index))
         self._check_pairs(image, text)
         state = mix(torch.full_like(image, self.seed))
@@ -254,8 +256,7 @@ class OfflineNegativeSampler:
                 raise ValueError(
                     f"state: expected the {name} of this sampler, {getattr(self, name)!r}, got {state[name]!r}"
                 )
-        _check_number("state: step", state["step"], 0)
-        self.step = state["step"]
+        self.step = _checked_number("state: step", state["step"], 0)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -315,22 +316,23 @@ def _available(name: str, lists: Tensor, top: int, candidates: int, anchor: str,
     return count
 
 
-def _check_indices(name: str, tensor: Tensor, dim: int) -> None:
-    check_tensor(name, tensor)
-    if tensor.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"{name} must be an integer tensor, got {dtype_of(tensor)}")
+def _checked_indices(name: str, tensor: Tensor, dim: int) -> Tensor:
+    """Integers of a dtype that has a -1."""
+    check_integers(name, tensor)
     if tensor.dim() != dim:
         raise ValueError(f"{name} must have {dim} dimension{'s' * (dim > 1)}, got shape {shape_of(tensor)}")
+    return tensor if tensor.dtype.is_signed else as_int64(name, tensor)
 
 
-def _check_rows(name: str, index: Tensor, rows: int) -> None:
-    _check_indices(name, index, 1)
+def _checked_rows(name: str, index: Tensor, rows: int) -> Tensor:
+    index = _checked_indices(name, index, 1)
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < rows:
         raise ValueError(f"{name} must be from 0 to {rows - 1}, got {int(index.min())} to {int(index.max())}")
+    return index
 
 
-def _check_number(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+def _checked_number(name: str, value: int, least: int) -> int:
+    value = as_int(name, value)
     if not least <= value < _MOST:
         raise ValueError(f"{name} must be from {least} to 2**63 - 1, got {value}")
+    return value

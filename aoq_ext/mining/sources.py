@@ -26,6 +26,7 @@ _NUMPY_FLOATS = ("float16", "float32", "float64")
 _SAFETENSORS_FLOATS = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
 _FORM = "(rows, D) with D ≥ 1"
 _SUFFIXES = (".npy", ".safetensors")
+_MOST_INT64 = 2**63 - 1
 _ROWS_AT_A_TIME = 64  # a row read through a mapping may bring megabytes around it
 
 
@@ -214,7 +215,7 @@ def check_sources(anchors: Source, candidates: Source) -> None:
 
 
 def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: str) -> Tensor:
-    """Integers (n,) int64 of a tensor, an array or a ``.npy`` file."""
+    """Integers (n,) int64 of an array or a ``.npy`` file; a tensor as it is."""
     if isinstance(source, Tensor):
         return source
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "__array_interface__"):
@@ -223,11 +224,14 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
     array: NDArray[Any] | NpyFile = source if not isinstance(source, (str, os.PathLike)) else _open_npy(source, name)
     if isinstance(array, NpyFile):
         where = array.path
-    if array.dtype.kind not in "iu" or array.dtype == "uint64" or len(array.shape) != 1:
+    if array.dtype.kind not in "iu" or len(array.shape) != 1:
         raise ValueError(
             f"{name} must be integers of one dimension, got {where} with {array.dtype} of shape {array.shape}"
         )
-    return torch.from_numpy((array.read(0, array.shape[0]) if isinstance(array, NpyFile) else array).astype("int64"))
+    integers = array.read(0, array.shape[0]) if isinstance(array, NpyFile) else array
+    if len(integers) and (most := integers.max()) > _MOST_INT64:
+        raise ValueError(f"{name} must be at most 2**63 - 1, got {where} with {most}")
+    return torch.from_numpy(integers.astype("int64"))
 
 
 def _open_npy(given: str | os.PathLike[str], name: str) -> NpyFile:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._scalars import as_int
-from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
+from .._validation import INTEGER_DTYPES, as_int64, check_integers, check_tensor, dtype_of, shape_of
 from . import keys
 from .embeddings import Embeddings, Source, check_all_finite
 from .rules import NegativeRules, positive_scores
@@ -126,14 +126,12 @@ def _check_both(name: str, given: object, other: str, needed: object) -> None:
 def _ids(name: str, ids: Tensor | NDArray[Any], rows: int, what: str) -> Tensor:
     """Ids as they compete, on the CPU."""
     ids = read_integers(ids, name)
-    check_tensor(name, ids)
-    if ids.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"{name} must be an integer tensor, got {dtype_of(ids)}")
+    check_integers(name, ids)
     if tuple(ids.shape) != (rows,):
         raise ValueError(f"{name} must have one integer per row of {what}, {rows}, got shape {shape_of(ids)}")
     if ids.is_meta:
         raise ValueError(f"{name} must hold numbers, got a tensor on the meta device")
-    return ids.long().cpu()
+    return as_int64(name, ids).cpu()
 
 
 def check_scores_fit(anchor_norm: float, candidate_norm: float) -> None:
@@ -155,14 +153,18 @@ def _ragged(name: str, labels: Labels, rows: int) -> Ragged:
                     f"{what} of {name} must be integers of one dimension, "
                     f"got {dtype_of(part)} of {part.dim()} dimensions"
                 )
-        values, offsets = (part.long().cpu() for part in labels if isinstance(part, Tensor))
+        values, offsets = (
+            as_int64(f"{what} of {name}", part).cpu()
+            for what, part in zip(("values", "offsets"), labels)
+            if isinstance(part, Tensor)
+        )
     else:
         try:
             if any(isinstance(row, (str, bytes)) for row in labels):
                 raise TypeError("text is no sequence of integers")
             lengths = [len(row) for row in labels]
             values = torch.tensor([operator.index(label) for row in labels for label in row], dtype=torch.int64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(
                 f"{name} must be (values, offsets) or a sequence of integers for every row, got {labels!r:.60}"
             ) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from aoq_ext._files import expanded
+from aoq_ext._scalars import as_int
 
 Objective = Literal["online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet"]
 
@@ -16,16 +17,19 @@ class ConfigError(ValueError):
     """A configuration that cannot work; the message names the entry, what was expected and what came."""
 
 
-class _Paths:
-    """Base of what may name files: ``~`` is the home folder, also in arguments that are passed on."""
+class _Entries:
+    """Base of the parts: ``~`` is the home folder, also in arguments that are passed on; whole numbers become int."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, expanded(value))
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = expanded(getattr(self, entry.name))
+            if value is not None and str(entry.type).partition(" ")[0] == "int":  # annotations are strings here
+                value = as_int(entry.name, value)
+            setattr(self, entry.name, value)
 
 
 @dataclass
-class Component(_Paths):
+class Component(_Entries):
     """A class or function by its dotted path, and the arguments it is called with."""
 
     factory: str
@@ -33,7 +37,7 @@ class Component(_Paths):
 
 
 @dataclass
-class DataConfig(_Paths):
+class DataConfig(_Entries):
     """Where the pairs come from."""
 
     loader: str = "aoq_ext.data.load_emoji"
@@ -88,7 +92,7 @@ class LossConfig:
 
 
 @dataclass
-class OfflineConfig(_Paths):
+class OfflineConfig(_Entries):
     """The mined lists, for the objectives that use them."""
 
     lists: str | None = None
@@ -122,7 +126,7 @@ class OptimizerConfig:
 
 
 @dataclass
-class TrainConfig(_Paths):
+class TrainConfig(_Entries):
     """One training run."""
 
     run: str = "runs/round1"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aoq_ext._scalars import as_int
 from aoq_ext.training.model import DualEncoder
 from aoq_ext.training.processes import Processes
 
@@ -48,6 +49,9 @@ def embed_texts(
 def _in_batches(
     model: DualEncoder, embed: Callable[[int], Tensor], count: int, batch_size: int, processes: Processes | None
 ) -> Tensor:
+    batch_size = as_int("batch_size", batch_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     batches = range(0, count, batch_size)
     own = batches if processes is None else batches[processes.share(len(batches))]
     with evaluating(model):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aoq_ext._files import write_bytes_atomically
+from aoq_ext._scalars import as_int
 from aoq_ext.metrics import (
     RetrievalRanks,
     ranks_from_embeddings,
@@ -121,6 +122,7 @@ def _measure(
     pairs = [EncodedPairs(load_split(run.config.data, split), run.vocabulary) for run in runs]
     for run, other in zip(runs[1:], pairs[1:], strict=True):
         _check_same_data(runs[0], pairs[0], run, other)
+    folds = [as_int("folds", number) for number in folds]
     ranks = _ranker([run.model for run in runs], pairs, weights)
     data = pairs[0].data
     described = {"dataset": data.name, "images": len(data.images), "captions": len(data.captions)}

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aoq_ext._scalars import as_int
 from aoq_ext.mining import caption_labels, mine_hard_negatives, mine_to_files
 from aoq_ext.mining.lists_folder import fingerprint_embeddings
 from aoq_ext.mining.progress import MiningProgress
@@ -97,7 +98,8 @@ def mine_model(
 
     ``processes``, which all call this with the same weights, share the work, and each gets all lists.
     """
-    data, options = pairs.data, options or MiningOptions()
+    data, options, rerank = pairs.data, options or MiningOptions(), as_int("rerank", rerank)
+    k_text, k_image = as_int("k_text", k_text), as_int("k_image", k_image)
     k_text, k_image = min(k_text, len(pairs.tokens)), min(k_image, len(data.images))
     embeddings = None
     if isinstance(model, DualEncoder):
