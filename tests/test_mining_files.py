@@ -460,7 +460,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path, whole: dict[str, bytes]) -> No
         ),
         ({"device": "foo"}, ValueError, "device must be cpu, or cuda where there is a GPU, got 'foo'"),
         ({"k": 0}, ValueError, "k must be"),
-        ({"shard_rows": 0}, ValueError, "shard_rows must be at least 1, got 0"),
+        ({"shard_rows": 0}, ValueError, "shard_rows must be an int of at least 1, got 0"),
         ({"memory_limit": 10}, ValueError, "memory_limit must be at least"),
         ({"skip": -1}, ValueError, "skip must be at least 0"),
         ({"anchors": torch.full((N, D), torch.nan)}, ValueError, "anchors must be finite"),
