@@ -18,8 +18,8 @@ pytest.importorskip("numpy")
 
 import numpy as np
 
-from aoq_ext.mining import sources
-from aoq_ext.mining.sources import check_sources, open_embeddings, read_integers
+from aoq_ext import _sources as sources
+from aoq_ext._sources import check_sources, open_embeddings, read_integers
 
 FLOATS = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -223,14 +223,16 @@ def test_integers_that_do_not_fit(tmp_path: Path) -> None:
     array = np.array([1, 2**63 + 5], np.uint64)
     np.save(tmp_path / "ids.npy", array)
     for source in (tmp_path / "ids.npy", array):
-        with pytest.raises(ValueError, match=r"anchor_ids must be at most 2\*\*63 - 1, got .* with 9223372036854775813"):
+        with pytest.raises(
+            ValueError, match=r"anchor_ids must be at most 2\*\*63 - 1, got .* with 9223372036854775813"
+        ):
             read_integers(source, "anchor_ids")
 
 
 STREAM = """
 import sys, torch
 torch.set_num_threads(1)
-from aoq_ext.mining.sources import open_embeddings
+from aoq_ext._sources import open_embeddings
 
 def memory():
     lines = dict(line.split(":") for line in open("/proc/self/status"))

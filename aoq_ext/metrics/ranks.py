@@ -138,6 +138,6 @@ def checked_bootstrap(resamples: int, level: float, seed: int) -> tuple[int, flo
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    if not 0 <= seed < 1 << 63:
+    if not 0 <= as_int("seed", seed) < 1 << 63:
         raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")
     return resamples, level, seed

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from .._files import expanded, locked, remove_temporaries, write_atomically
 from .._scalars import as_int
+from .._sources import NpyFile, TensorSource, check_sources, embeddings_file, open_embeddings, read_integers
 from ..parallel import Processes, advising, joined
 from .devices import checked_device
-from .embeddings import TensorSource
 from .engine import TileDone, mine_rows
 from .folder import check_out_of_files
 from .manifest import MANIFEST, Manifest, describe_problem, fingerprint
@@ -31,13 +31,12 @@ from .plan import MiningPlan, make_plan
 from .progress import MiningProgress
 from .rules import NegativeRules
 from .shards import ArrayWriter, Shards, choose_shard_rows, is_intact, reverse_buffer, reverse_bytes
-from .sources import NpyFile, check_sources, embeddings_file, open_embeddings, read_integers
 from .task import Labels, MiningTask, make_task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .sources import EmbeddingsLike
+    from .._sources import EmbeddingsLike
 
 DEFAULT_MEMORY = 4 << 30
 

@@ -13,10 +13,10 @@ from torch.utils.data import get_worker_info
 
 from .._files import expanded
 from .._scalars import as_int
+from .._sources import read_integers
 from .._validation import as_int64, check_integers, shape_of
 from .draws import draw, mix, place
 from .lists_folder import MinedFrom, open_lists
-from .sources import read_integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,8 +17,9 @@ from torch import Tensor
 from aoq_ext.parallel import Processes
 from aoq_ext.parallel.tensors import exchange_device, gather_equal, reduce_over_ranks, send_to_all
 
+from .._sources import Source, TensorSource, check_all_finite
 from . import keys
-from .embeddings import Embeddings, Source, TensorSource, check_all_finite
+from .embeddings import Embeddings
 from .engine import OnTile, mine_side
 from .plan import MiningPlan, make_plan
 from .rules import NegativeRules, no_positives, positive_scores
