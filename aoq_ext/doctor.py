@@ -17,7 +17,7 @@ import torch
 from aoq_command import WAIT_VARIABLES
 
 from . import _ops, build_info, functional, reference
-from .cli import TRAIN_MODULES
+from .commands.parsing import TRAIN_MODULES
 
 
 class Finding(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._embeddings import rows_of
 from .._scalars import as_int
 from .._sources import RowReader, open_embeddings, read_integers
-from .._validation import shape_of
+from .._validation import as_int64, shape_of
 
 # What the metrics take as a matrix. numpy is not needed to use them, so its arrays are known by their interface.
 Matrix = Any  # Tensor | numpy.ndarray | str | os.PathLike[str] | RowReader | Rows
