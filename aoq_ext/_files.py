@@ -12,18 +12,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
+
+T = TypeVar("T")
 
 
-def expanded(value: Any) -> Any:
+def expanded(value: T) -> T:
     """A path with ``~`` as the home folder, as in a shell, also in lists and dicts; anything else as it is."""
+    changed: Any = value
     if isinstance(value, (list, tuple)):
-        return type(value)(map(expanded, value))
-    if isinstance(value, dict):
-        return {key: expanded(item) for key, item in value.items()}
-    if isinstance(value, (str, Path)) and str(value).startswith("~"):
-        return type(value)(os.path.expanduser(value))  # Path's own method raises where there is no such user
-    return value
+        changed = type(value)(map(expanded, value))
+    elif isinstance(value, dict):
+        changed = {key: expanded(item) for key, item in value.items()}
+    elif isinstance(value, (str, Path)) and str(value).startswith("~"):
+        changed = type(value)(os.path.expanduser(str(value)))  # Path's own method raises where there is no such user
+    return cast(T, changed)
 
 
 def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> Path:

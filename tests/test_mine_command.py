@@ -211,6 +211,12 @@ def test_the_folder_of_a_run_is_refused(files: Path, file: str, capsys: pytest.C
     assert [path.name for path in Path("out").iterdir()] == [file]
 
 
+def test_hidden_files_make_no_folder_of_a_run(files: Path) -> None:
+    Path("out").mkdir()
+    Path("out", "._last.ckpt").touch()
+    assert cli.main(MINE) == 0
+
+
 def test_embeddings_that_are_refused_leave_no_folder(files: Path) -> None:
     np.save("images.npy", np.full((IMAGES, 8), np.nan, np.float32))
     assert cli.main(MINE) == 1

@@ -53,8 +53,8 @@ def _looked_in(root: str, error: OSError) -> str:
     if os.path.exists(where):
         return f"{error}; data.root is {where}{relative}"
     return (
-        f"data.root: expected the folder with the data, got {root}, which does not exist: looked for {where}{relative}; where "
-        f"it moved, name the new folder (--data.root of aoq train, --root of the other commands)"
+        f"data.root: expected the folder with the data, got {root}, which does not exist: looked for {where}"
+        f"{relative}; where it moved, name the new folder (--data.root of aoq train, --root of the other commands)"
     )
 
 
