@@ -212,9 +212,7 @@ def test_integers(tmp_path: Path, dtype: str) -> None:
         assert torch.equal(read_integers(source, "anchor_ids"), torch.tensor([3, 1, 2]))
 
 
-@pytest.mark.parametrize(
-    "array", [np.zeros(3, np.float32), np.zeros((3, 1), np.int64), np.zeros(3, np.uint64)], ids=str
-)
+@pytest.mark.parametrize("array", [np.zeros(3, np.float32), np.zeros((3, 1), np.int64)], ids=str)
 def test_integers_that_are_none(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "ids.npy", array)
     with pytest.raises(ValueError, match=r"anchor_ids must be integers of one dimension, got .*ids.npy with"):
