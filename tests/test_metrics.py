@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aoq_ext import metrics
-from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings, retrieval_metrics, retrieval_ranks
+from aoq_ext.metrics import RetrievalRanks, ranking, ranks_from_embeddings, retrieval_metrics, retrieval_ranks
 
 KEYS = {f"{way}_{name}" for way in ("i2t", "t2i") for name in ("r1", "r5", "r10", "medr", "meanr")} | {"rsum"}
 
@@ -110,8 +109,8 @@ def test_ties_count_against_the_query():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_duplicates_tie_wherever_they_stand(dtype, monkeypatch):
     """A wrong text equal to the right one is ahead of it at any position and in any panel."""
-    monkeypatch.setattr(metrics, "_PANEL_SCORES", 7 * 90)
-    monkeypatch.setattr(metrics, "_CANDIDATE_ELEMENTS", 33 * 13)
+    monkeypatch.setattr(ranking, "_PANEL_SCORES", 7 * 90)
+    monkeypatch.setattr(ranking, "_PANEL_ELEMENTS", 33 * 13)
     torch.manual_seed(0)
     texts = torch.nn.functional.normalize(torch.randn(45, 33), dim=1).to(dtype)
     ranks = retrieval_ranks(texts, torch.cat([texts, texts]), torch.arange(45), torch.arange(90))
@@ -141,8 +140,8 @@ def test_float64_is_compared_in_float64():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("panel_scores", [1, 50, 1 << 24])
 def test_brute_force_on_ragged_shuffled_texts(folds, dtype, panel_scores, monkeypatch):
-    monkeypatch.setattr(metrics, "_PANEL_SCORES", panel_scores)
-    monkeypatch.setattr(metrics, "_CANDIDATE_ELEMENTS", 4 * 9)
+    monkeypatch.setattr(ranking, "_PANEL_SCORES", panel_scores)
+    monkeypatch.setattr(ranking, "_PANEL_ELEMENTS", 4 * 9)
     images, texts, owners = small_integers(12, 4, 1), small_integers(31, 4, 2), ragged_owners(12, 31, 3)
     result = retrieval_metrics(images.to(dtype), texts.to(dtype), owners, folds=folds)
     assert result == pytest.approx(brute_force(images.tolist(), texts.tolist(), owners.tolist(), folds), rel=1e-12)
@@ -187,7 +186,11 @@ INF[2, 2] = -torch.inf
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (([[1.0]], EYE, ROW), TypeError, "image_embeddings must be a torch.Tensor, got list"),
+        (
+            ([[1.0]], EYE, ROW),
+            TypeError,
+            "image_embeddings must be a tensor, .* or the path of a file, got list",
+        ),
         ((EYE, EYE.int(), ROW), TypeError, "text_embeddings must be float32.*got int32"),
         ((EYE[0], EYE, ROW), ValueError, r"image_embeddings must have shape \(rows, D\).*got \(4,\)"),
         ((EYE, EYE[:, :3], ROW), ValueError, "text_embeddings must have the D of image_embeddings, 4, got 3"),

@@ -18,8 +18,8 @@ pytest.importorskip("numpy")
 
 import numpy as np
 
-from aoq_ext.mining import sources
-from aoq_ext.mining.sources import check_sources, open_embeddings, read_integers
+from aoq_ext import _sources as sources
+from aoq_ext._sources import check_sources, open_embeddings, read_integers
 
 FLOATS = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -224,7 +224,7 @@ def test_integers_that_are_none(tmp_path: Path, array: np.ndarray) -> None:
 STREAM = """
 import sys, torch
 torch.set_num_threads(1)
-from aoq_ext.mining.sources import open_embeddings
+from aoq_ext._sources import open_embeddings
 
 def memory():
     lines = dict(line.split(":") for line in open("/proc/self/status"))

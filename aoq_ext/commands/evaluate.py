@@ -168,8 +168,8 @@ def _rank_scores(parsed: argparse.Namespace) -> tuple[RetrievalRanks, str]:
 
 def _open_rows(option: str, path: Path, form: str = "(rows, D) with D ≥ 1") -> Rows:
     """The matrix in a file, which is read a block at a time; errors call it by the option and the file."""
-    from aoq_ext.metrics.rows import as_rows
-    from aoq_ext.mining.sources import open_embeddings
+    from aoq_ext._sources import open_embeddings
+    from aoq_ext.metrics.inputs import as_rows
 
     return as_rows(f"{option} {path}", open_embeddings(path, option, form))
 
@@ -177,7 +177,7 @@ def _open_rows(option: str, path: Path, form: str = "(rows, D) with D ≥ 1") ->
 def _text_image_index(path: Path | None, images: int, texts: int) -> Tensor:
     import torch
 
-    from aoq_ext.mining.sources import read_integers
+    from aoq_ext._sources import read_integers
 
     if path is not None:
         return read_integers(path, "--text-image-index")

@@ -14,16 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aoq_ext._sources import Source, check_sources, open_embeddings, read_integers
 from aoq_ext.commands.mine_output import export_authors_layout, note, shortness
 from aoq_ext.mining import authors_layout
 from aoq_ext.mining.captions import caption_labels, read_captions
 from aoq_ext.mining.devices import checked_device
-from aoq_ext.mining.embeddings import Source
 from aoq_ext.mining.estimate import Estimate, estimate
 from aoq_ext.mining.files import MinedFiles, mine_to_files
 from aoq_ext.mining.folder import check_out_of_files
 from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
-from aoq_ext.mining.sources import check_sources, open_embeddings, read_integers
 
 if TYPE_CHECKING:
     from aoq_ext.commands.mine_report import Earlier

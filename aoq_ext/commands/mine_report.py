@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aoq_ext.mining.embeddings import Embeddings, Source
+from aoq_ext._sources import Source
+from aoq_ext.mining.embeddings import Embeddings
 from aoq_ext.mining.files import MinedFiles
 from aoq_ext.mining.lists_folder import read_lists
 from aoq_ext.mining.manifest import MANIFEST
@@ -139,7 +140,7 @@ def _by_the_rules(given: dict[str, Any]) -> list[str]:
 
 
 def _embeddings(rows: Tensor, ids: Tensor) -> Embeddings:
-    from aoq_ext.mining.embeddings import TensorSource
+    from aoq_ext._sources import TensorSource
 
     return Embeddings(TensorSource(rows.cpu()), ids)
 

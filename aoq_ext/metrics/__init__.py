@@ -10,20 +10,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import (
+from .._sources import RowReader
+from .inputs import (
+    Matrix,
+    Rows,
+    as_rows,
     check_comparable,
     check_device,
     check_folds,
     check_models_form,
     check_same_rows,
-    checked_ids,
+    checked_integers,
     checked_owners,
     checked_weights,
 )
-from .counting import Labels, count_ranks
+from .ranking import EmbeddingScores, MatrixScores, Model, count_ranks
 from .ranks import RECALL_LEVELS, RetrievalRanks
-from .rows import Matrix, RowReader, Rows, as_rows
-from .scorers import EmbeddingScorer, MatrixScorer, Model
 
 __all__ = [
     "RECALL_LEVELS",
@@ -39,10 +41,6 @@ __all__ = [
     "retrieval_ranks",
 ]
 
-# One panel of scores, and the embeddings it is made from, in float64: 8 MB each, whatever the size of the data set.
-_PANEL_SCORES = 1 << 20
-_CANDIDATE_ELEMENTS = 1 << 20
-
 
 def retrieval_metrics(
     image_embeddings: Matrix,
@@ -54,8 +52,8 @@ def retrieval_metrics(
 
     The score of a pair is its dot product, so embeddings should come normalised as the model compares them. It is
     accumulated in float64 and then compared in float32 (in float64 for float64 embeddings), so half-precision
-    embeddings are never scored in half precision and equal embeddings tie. Every score is computed once for both
-    directions, a panel at a time: memory beyond the arguments does not grow with N · T.
+    embeddings are never scored in half precision, and equal embeddings tie wherever they stand. Every score is computed
+    once for both directions, a panel at a time: memory beyond the arguments does not grow with N · T.
 
     The protocol is that of VSE++ and SCAN. The rank of a query is the rank, from 1, of its best-ranked right answer
     among *all* candidates: for an image, the best of its own texts among all texts; its other own texts are neither
@@ -88,7 +86,7 @@ def retrieval_metrics(
     """
     images = as_rows("image_embeddings", image_embeddings)
     texts = as_rows("text_embeddings", text_embeddings)
-    return _rank_models([Model(images, texts, 1.0)], text_image_index, folds).metrics()
+    return _rank_models([Model(images, texts)], text_image_index, folds).metrics()
 
 
 def ensemble_metrics(
@@ -164,7 +162,7 @@ def ranks_from_scores(
     count, texts = first.shape
     check_folds(folds, count)
     owners = checked_owners(text_image_index, count, texts, f"column of {first.name}", first)
-    return _ranks(MatrixScorer(matrices, checked_weights(weights, len(matrices)), _PANEL_SCORES), owners, folds)
+    return _ranks(MatrixScores(matrices, checked_weights(weights, len(matrices))), owners, folds)
 
 
 @torch.no_grad()
@@ -178,12 +176,16 @@ def retrieval_ranks(queries: Matrix, candidates: Matrix, query_ids: Tensor, cand
     Returns:
         (Q,) int64. A query without a right candidate ranks C + 1.
     """
-    model = Model(as_rows("queries", queries), as_rows("candidates", candidates), 1.0)
+    model = Model(as_rows("queries", queries), as_rows("candidates", candidates))
     check_comparable(model.texts, model.images)
-    images = checked_ids("query_ids", query_ids, model.images)
-    texts = checked_ids("candidate_ids", candidate_ids, model.texts)
-    scorer = EmbeddingScorer([model], _PANEL_SCORES, _CANDIDATE_ELEMENTS)
-    return count_ranks(scorer, Labels(images, texts, torch.zeros_like(texts), folds=1))[0]
+    images, texts = (
+        checked_integers(name, ids, len(rows), f"one integer per row of {rows.name}", rows.device)
+        for name, ids, rows in (
+            ("query_ids", query_ids, model.images),
+            ("candidate_ids", candidate_ids, model.texts),
+        )
+    )
+    return count_ranks(EmbeddingScores([model]), images, texts, torch.zeros_like(texts))[0]
 
 
 @torch.no_grad()
@@ -195,11 +197,11 @@ def _rank_models(models: Sequence[Model], text_image_index: Tensor, folds: int) 
         check_same_rows(model.texts, texts)
     check_folds(folds, len(images))
     owners = checked_owners(text_image_index, len(images), len(texts), f"row of {texts.name}", images)
-    return _ranks(EmbeddingScorer(models, _PANEL_SCORES, _CANDIDATE_ELEMENTS), owners, folds)
+    return _ranks(EmbeddingScores(models), owners, folds)
 
 
-def _ranks(scorer: EmbeddingScorer | MatrixScorer, owners: Tensor, folds: int) -> RetrievalRanks:
-    images = torch.arange(scorer.shape[0], device=scorer.device)
-    fold_size = scorer.shape[0] // folds
-    i2t, t2i = count_ranks(scorer, Labels(images, owners, owners // fold_size, folds))
+def _ranks(scores: EmbeddingScores | MatrixScores, owners: Tensor, folds: int) -> RetrievalRanks:
+    count = scores.shape[0]
+    images = torch.arange(count, dtype=torch.int64, device=scores.device)
+    i2t, t2i = count_ranks(scores, images, owners, owners // (count // folds), folds)
     return RetrievalRanks(i2t, t2i, owners, folds)

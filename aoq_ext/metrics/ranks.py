@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._scalars import as_float, as_int
+
 RECALL_LEVELS = (1, 5, 10)
 WAYS = ("i2t", "t2i")
 
@@ -130,14 +132,9 @@ def _average(folds: list[dict[str, _Queries]], counts: Tensor) -> dict[str, Tens
 
 def check_bootstrap(resamples: int, level: float, seed: int) -> None:
     """Require what `RetrievalRanks.bootstrap` can do."""
-    for name, value in (("resamples", resamples), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if resamples < 1:
+    if as_int("resamples", resamples) < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if isinstance(level, bool) or not isinstance(level, (int, float)):
-        raise TypeError(f"level must be a float, got {type(level).__name__}")
-    if not 0 < level < 1:
+    if not 0 < as_float("level", level) < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    if not 0 <= seed < 1 << 63:
+    if not 0 <= as_int("seed", seed) < 1 << 63:
         raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")

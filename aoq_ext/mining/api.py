@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from .._sources import check_sources, open_embeddings
 from . import keys
 from .devices import checked_device
 from .engine import OnTile, mine_rows
 from .plan import make_plan
 from .rules import NegativeRules
 from .shared import make_shared_task, mine_shared
-from .sources import check_sources, open_embeddings
 from .task import Ids, Labels, MiningTask, make_task
 from .team import Team
 
 if TYPE_CHECKING:
-    from .sources import EmbeddingsLike
+    from .._sources import EmbeddingsLike
 
 _UNPACKED_KEYS = 1 << 18
 

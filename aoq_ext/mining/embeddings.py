@@ -3,53 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .._embeddings import check_finite
+from .._sources import Source, TensorSource
 from .side import Ragged, Side
-
-_CHECKED_BYTES = 1 << 25
-
-
-class Source(Protocol):
-    """Rows of embeddings, in memory or in a file."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, D)"""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows [start, stop), (stop - start, D), dense."""
-
-    def take(self, index: Tensor) -> Tensor:
-        """The rows that index (n,) int64 names, (n, D)."""
-
-
-@dataclass(frozen=True)
-class TensorSource:
-    """Rows that are in memory already."""
-
-    tensor: Tensor  # (rows, D)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.tensor.shape[0], self.tensor.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tensor.dtype
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self.tensor[start:stop]
-
-    def take(self, index: Tensor) -> Tensor:
-        return self.tensor[index.to(self.tensor.device)]
 
 
 @dataclass(frozen=True)
@@ -90,11 +49,3 @@ class Embeddings:
 
     def with_caps(self, caps: Tensor | None) -> Embeddings:
         return replace(self, caps=caps)
-
-
-def check_all_finite(name: str, source: Source) -> float:
-    """Require finite values, block by block; returns the greatest Euclidean norm of a row, 0 without rows."""
-    count, width = source.shape
-    step = max(1, _CHECKED_BYTES // (width * source.dtype.itemsize))
-    norms = (check_finite(name, source.rows(i, min(i + step, count)), first=i) for i in range(0, count, step))
-    return max(norms, default=0.0)

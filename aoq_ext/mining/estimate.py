@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from .._files import nearest_existing
-from .embeddings import Embeddings, Source, TensorSource
+from .._sources import Source, TensorSource
+from .embeddings import Embeddings
 from .engine import mine_rows
 from .files import DEFAULT_MEMORY
 from .manifest import Manifest

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from .._files import locked, remove_temporaries, write_atomically
+from .._sources import NpyFile, TensorSource, check_sources, embeddings_file, open_embeddings, read_integers
 from .devices import checked_device
-from .embeddings import TensorSource
 from .engine import TileDone, mine_rows
 from .folder import check_out_of_files
 from .manifest import MANIFEST, Manifest, describe_problem, fingerprint
@@ -29,14 +29,13 @@ from .plan import MiningPlan, make_plan
 from .progress import MiningProgress
 from .rules import NegativeRules
 from .shards import ArrayWriter, Shards, choose_shard_rows, is_intact, reverse_buffer, reverse_bytes
-from .sources import NpyFile, check_sources, embeddings_file, open_embeddings, read_integers
 from .task import Labels, MiningTask, make_task
 from .team import Team
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .sources import EmbeddingsLike
+    from .._sources import EmbeddingsLike
 
 DEFAULT_MEMORY = 4 << 30
 

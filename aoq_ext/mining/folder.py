@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .._files import nearest_existing
+from .._sources import embeddings_file
 from .manifest import MANIFEST
 from .shards import SHARDS
-from .sources import embeddings_file
 
 LISTS = ("indices.npy", "scores.npy", "reverse_indices.npy", "reverse_scores.npy")
 

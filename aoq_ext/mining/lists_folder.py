@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .embeddings import TensorSource
+from .._sources import TensorSource
 from .folder import check_out, check_unclaimed
 from .manifest import MANIFEST, hash_file
 from .manifest import fingerprint as fingerprint_rows

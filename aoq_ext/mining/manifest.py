@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._files import write_bytes_atomically
-from .embeddings import Source
+from .._sources import Source
 from .rules import NegativeRules
 from .side import Ragged
 from .task import MiningTask

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from .._sources import read_integers
 from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
 from .draws import draw, mix, place
 from .lists_folder import MinedFrom, open_lists
-from .sources import read_integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from .._files import remove_temporaries, write_atomically, write_bytes_atomically
+from .._sources import NpyFile
 from . import keys
 from .manifest import data_of, hash_file
-from .sources import NpyFile
 from .task import MiningTask
 
 SHARDS = "shards"

@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .._sources import Source, TensorSource, check_all_finite
 from . import keys
-from .embeddings import Embeddings, Source, TensorSource, check_all_finite
+from .embeddings import Embeddings
 from .engine import OnTile, mine_side
 from .plan import MiningPlan, make_plan
 from .rules import NegativeRules, positive_scores

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .embeddings import TensorSource
+from .._sources import TensorSource
 
 _SLOTS = 2
 

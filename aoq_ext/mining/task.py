@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from .._scalars import as_int
+from .._sources import Source, check_all_finite, read_integers
 from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
 from . import keys
-from .embeddings import Embeddings, Source, check_all_finite
+from .embeddings import Embeddings
 from .rules import NegativeRules, positive_scores
 from .side import Ragged
-from .sources import read_integers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aoq_ext._version import __version__
 from aoq_ext.data import ImageTextData
-from aoq_ext.metrics import retrieval_metrics, retrieval_ranks
+from aoq_ext.metrics import ranks_from_embeddings
 from aoq_ext.report import gallery
 from aoq_ext.report.data import MinedImage, ReportData, Round, Similarities, Split
 from aoq_ext.report.interval import Ranks, rsum_interval
@@ -96,10 +96,8 @@ def collect(
 
 def _answer(run: LoadedRun, data: ImageTextData) -> _Answers:
     images, texts = run.embed_images(data.images).cpu(), run.embed_texts(data.captions).cpu()
-    owners, rows = torch.from_numpy(data.caption_image), torch.arange(len(data))
-    ranks = retrieval_ranks(images, texts, rows, owners), retrieval_ranks(texts, images, owners, rows)
-    metrics = retrieval_metrics(images, texts, owners)
-    return _Answers(images.numpy(), texts.numpy(), metrics, (ranks[0].numpy(), ranks[1].numpy()))
+    ranks = ranks_from_embeddings([(images, texts)], torch.from_numpy(data.caption_image))
+    return _Answers(images.numpy(), texts.numpy(), ranks.metrics(), (ranks.i2t.numpy(), ranks.t2i.numpy()))
 
 
 def _split(name: str, data: ImageTextData, before: _Answers, after: _Answers, seed: int) -> Split:

@@ -1,17 +1,56 @@
-"""Checks of what the metrics are asked: every error names the argument, what was expected and what came."""
+"""What the metrics are asked, checked: every error names the argument, what was expected and what came."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._embeddings import rows_of
-from .._validation import shape_of
-from .rows import Rows, as_integers
+from .._scalars import as_int
+from .._sources import RowReader, open_embeddings, read_integers
+from .._validation import INTEGER_DTYPES, check_tensor, dtype_of, shape_of
+
+# What the metrics take as a matrix. numpy is not needed to use them, so its arrays are known by their interface.
+Matrix = Any  # Tensor | numpy.ndarray | str | os.PathLike[str] | RowReader | Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A floating-point matrix (rows, D) under the name by which errors call it."""
+
+    name: str
+    reader: RowReader
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, width = self.reader.shape
+        return rows, width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.reader.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """(stop - start, D)"""
+        return self.reader.rows(start, stop)
+
+
+def as_rows(name: str, matrix: Matrix) -> Rows:
+    """Take ``matrix`` as it is, without reading it. TypeError and ValueError call it ``name``."""
+    if isinstance(matrix, Rows):
+        return matrix
+    device = matrix.device if isinstance(matrix, Tensor) else torch.device("cpu")
+    reader = matrix if callable(getattr(matrix, "rows", None)) else open_embeddings(matrix, name)
+    return Rows(name, reader, device)
 
 
 def check_models_form(models: Any) -> None:
@@ -50,15 +89,24 @@ def check_same_rows(rows: Rows, model: Rows) -> None:
     check_device(rows, model)
 
 
-def checked_ids(name: str, ids: Any, rows: Rows) -> Tensor:
-    """(n,) int64: one integer per row of ``rows``."""
-    return _integers(name, ids, len(rows), f"one integer per row of {rows.name}", rows.device)
+def checked_integers(name: str, numbers: Any, count: int, meaning: str, device: torch.device) -> Tensor:
+    """(count,) int64 on ``device``: an integer tensor of that device, an integer numpy array, or the path of one."""
+    if isinstance(numbers, Tensor):
+        check_tensor(name, numbers)
+        if numbers.dtype not in INTEGER_DTYPES:
+            raise TypeError(f"{name} must be an integer tensor, got {dtype_of(numbers)}")
+        if numbers.device != device:
+            raise ValueError(f"{name} must be on the device of the other arguments, {device}, got {numbers.device}")
+    integers = read_integers(numbers, name).to(device).long()
+    if tuple(integers.shape) != (count,):
+        raise ValueError(f"{name} must have {meaning}, {count}, got shape {shape_of(integers)}")
+    return integers
 
 
 def checked_owners(text_image_index: Any, count: int, texts: int, whose: str, images: Rows) -> Tensor:
     """(texts,) int64 in [0, count), every image at least once; ``whose`` says what has one of them each."""
     name = "text_image_index"
-    owners = _integers(name, text_image_index, texts, f"one integer per {whose}", images.device)
+    owners = checked_integers(name, text_image_index, texts, f"one integer per {whose}", images.device)
     if count == 0:
         raise ValueError(f"{images.name} must hold at least one image, got {images.shape}")
     outside = torch.nonzero((owners < 0) | (owners >= count)).flatten()
@@ -71,9 +119,7 @@ def checked_owners(text_image_index: Any, count: int, texts: int, whose: str, im
 
 
 def check_folds(folds: int, count: int) -> None:
-    if isinstance(folds, bool) or not isinstance(folds, int):
-        raise TypeError(f"folds must be an int, got {type(folds).__name__}")
-    if folds < 1 or (count and count % folds):
+    if as_int("folds", folds) < 1 or (count and count % folds):
         raise ValueError(f"folds must be a positive divisor of the {count} images, got {folds}")
 
 
@@ -87,10 +133,3 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     if not all(math.isfinite(number) and number >= 0 for number in numbers) or not any(numbers):
         raise ValueError(f"weights must be finite, none negative and not all 0, got {numbers}")
     return numbers
-
-
-def _integers(name: str, numbers: Any, count: int, meaning: str, device: torch.device) -> Tensor:
-    integers = as_integers(name, numbers, device)
-    if tuple(integers.shape) != (count,):
-        raise ValueError(f"{name} must have {meaning}, {count}, got shape {shape_of(integers)}")
-    return integers

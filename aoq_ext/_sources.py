@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from .._embeddings import check_matrix
-from .embeddings import Source, TensorSource
+from ._embeddings import check_finite, check_matrix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +25,50 @@ _NUMPY_FLOATS = ("float16", "float32", "float64")
 _SAFETENSORS_FLOATS = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
 _FORM = "(rows, D) with D ≥ 1"
 _SUFFIXES = (".npy", ".safetensors")
+_CHECKED_BYTES = 1 << 25
 _ROWS_AT_A_TIME = 64  # a row read through a mapping may bring megabytes around it
+
+
+class RowReader(Protocol):
+    """Anything whose rows can be read in order."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, D)"""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop), (stop - start, D)."""
+
+
+class Source(RowReader, Protocol):
+    """Rows of embeddings, in memory or in a file."""
+
+    def take(self, index: Tensor) -> Tensor:
+        """The rows that index (n,) int64 names, (n, D)."""
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Rows that are in memory already."""
+
+    tensor: Tensor  # (rows, D)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tensor.shape[0], self.tensor.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.tensor[start:stop]
+
+    def take(self, index: Tensor) -> Tensor:
+        return self.tensor[index.to(self.tensor.device)]
 
 
 def open_embeddings(source: EmbeddingsLike, name: str = "embeddings", form: str = _FORM) -> Source:
@@ -196,6 +238,14 @@ class SafetensorsSource:
             with _safe_open(self.path) as file:
                 parts.append(file.get_tensor(self.tensor)[some])
         return torch.cat(parts)
+
+
+def check_all_finite(name: str, source: RowReader) -> float:
+    """Require finite values, block by block; returns the greatest Euclidean norm of a row, 0 without rows."""
+    count, width = source.shape
+    step = max(1, _CHECKED_BYTES // (width * source.dtype.itemsize))
+    norms = (check_finite(name, source.rows(i, min(i + step, count)), first=i) for i in range(0, count, step))
+    return max(norms, default=0.0)
 
 
 def check_sources(anchors: Source, candidates: Source) -> None:
