@@ -22,6 +22,8 @@ Half-precision input is computed in float32, so that scores are never rounded be
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -174,53 +176,63 @@ def _score_loss(
     a, b, c, d = (None if offline is None else _gather(offline, batch) for offline in (a, b, c, d))
     group_ids = None if group_ids is None else _gather(group_ids.long(), batch)
     positive = scores.diagonal()
-    allowed = _allowed_negatives(scores, group_ids)
+    allowed = allowed_negatives(scores, group_ids)
     loss = torch.zeros_like(positive)
     for direction, offline in ((scores, a), (scores.T, b)):  # image → text, then text → image
-        loss = loss + _online_term(direction, positive, allowed, offline, opt)
+        loss = loss + online_term(direction, positive, allowed, offline, opt).loss
     if opt.objective >= Objective.OFFLINE_TRIPLET:
         assert a is not None and b is not None
-        loss = loss + _hinge(opt.margin_offline + a - positive) + _hinge(opt.margin_offline + b - positive)
+        loss = loss + hinge(opt.margin_offline + a - positive) + hinge(opt.margin_offline + b - positive)
     if opt.objective >= Objective.OFFLINE_QUINTUPLET:
         assert c is not None and d is not None
-        loss = loss + _hinge(opt.margin_offline + c - positive) + _hinge(opt.margin_offline + d - positive)
+        loss = loss + hinge(opt.margin_offline + c - positive) + hinge(opt.margin_offline + d - positive)
     return _reduce(loss, opt.reduction, batch)
 
 
-def _online_term(
+class OnlineTerm(NamedTuple):
+    """Of every anchor of one direction."""
+
+    loss: Tensor  # (B,)  w [γ_on + n − p]₊, 0 without a negative
+    hardest: Tensor  # (B,)  n, 0 without a negative
+    exists: Tensor  # (B,) bool: whether there is a negative
+    weight: Tensor  # (B,)  w, 1 where it does not adapt
+
+
+def online_term(
     scores: Tensor,  # (B, B), anchors in rows
     positive: Tensor,  # (B,)
     allowed: Tensor,  # (B, B) bool, symmetric
     offline: Tensor | None,  # (B,)  a or b
     opt: LossOptions,
-) -> Tensor:  # (B,)
+) -> OnlineTerm:
     if opt.online == Online.SEMIHARD:
         allowed = allowed & ~(scores >= positive[:, None])  # written so that NaN stays selectable
     hardest = scores.masked_fill(~allowed, _NO_NEGATIVE).max(dim=1).values
     exists = hardest != _NO_NEGATIVE
     hardest = torch.where(exists, hardest, 0.0)
     if opt.online == Online.ALL:
-        hinges = _hinge(opt.margin_online + scores - positive[:, None])
-        hinge = torch.where(allowed, hinges, 0.0).sum(dim=1)
+        hinges = hinge(opt.margin_online + scores - positive[:, None])
+        loss = torch.where(allowed, hinges, 0.0).sum(dim=1)
     else:
-        hinge = _hinge(opt.margin_online + hardest - positive)
+        loss = hinge(opt.margin_online + hardest - positive)
+    weight = torch.ones_like(positive)
     if opt.objective == Objective.ADAPTIVE_QUINTUPLET:
         assert offline is not None
         weight = opt.beta - (offline - hardest) / opt.alpha
         if opt.clamp_weight:
-            weight = _hinge(weight)
+            weight = hinge(weight)
         if opt.detach_weight:
             weight = weight.detach()
-        hinge = torch.where(hinge == 0, 0.0, weight * hinge)
-    return torch.where(exists, hinge, 0.0)
+        loss = torch.where(loss == 0, 0.0, weight * loss)
+    return OnlineTerm(torch.where(exists, loss, 0.0), hardest, exists, weight)
 
 
-def _hinge(value: Tensor) -> Tensor:
+def hinge(value: Tensor) -> Tensor:
     # Not clamp: its subgradient at exactly 0 differs between torch versions, and it would hide nothing else.
     return torch.where(value <= 0, 0.0, value)
 
 
-def _allowed_negatives(scores: Tensor, group_ids: Tensor | None) -> Tensor:  # (B, B) bool
+def allowed_negatives(scores: Tensor, group_ids: Tensor | None) -> Tensor:  # (B, B) bool
     if group_ids is not None:
         return group_ids[:, None] != group_ids[None, :]
     return ~torch.eye(scores.shape[0], dtype=torch.bool, device=scores.device)

@@ -63,7 +63,8 @@ def test_a_collapsed_run_warns_once_where_asked_to(tmp_path: Path) -> None:
 
 
 def test_a_healthy_run_is_left_alone(tmp_path: Path) -> None:
-    train(toy_config(tmp_path / "run", epochs=10, collapse_patience=2, on_collapse="stop"))
+    config = toy_config(tmp_path / "run", epochs=10, collapse_patience=2, on_collapse="stop")
+    assert len(History.load(RunFiles(train(config)).history).epochs) == 10
 
 
 def test_waiting_near_the_plateau_is_not_a_collapse() -> None:
