@@ -1,4 +1,4 @@
-"""Checks of embedding matrices and their ids, shared by mining and metrics."""
+"""Checks of embedding matrices, shared by mining and metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._validation import INTEGER_DTYPES, check_floating, check_like, check_shape, check_tensor, dtype_of, shape_of
+from ._validation import check_floating, shape_of
 
 _ROWS_SHOWN = 5
 _PANEL_ELEMENTS = 1 << 20
@@ -18,24 +18,6 @@ def check_matrix(name: str, rows: Tensor) -> None:
     check_floating(name, rows)
     if rows.dim() != 2 or rows.shape[1] == 0:
         raise ValueError(f"{name} must have shape (rows, D) with D ≥ 1, got {shape_of(rows)}")
-
-
-def check_comparable(name: str, rows: Tensor, model: Tensor, model_name: str) -> None:
-    """Require a matrix of the width, dtype and device of another."""
-    check_matrix(name, rows)
-    check_like(name, rows, model, model_name)
-    if rows.shape[1] != model.shape[1]:
-        raise ValueError(f"{name} must have the D of {model_name}, {model.shape[1]}, got {rows.shape[1]}")
-
-
-def check_ids(name: str, ids: Tensor, model: Tensor, model_name: str) -> None:
-    """Require one integer per row of another argument, on its device."""
-    check_tensor(name, ids)
-    if ids.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"{name} must be an integer tensor, got {dtype_of(ids)}")
-    check_shape(name, ids, (model.shape[0],), f"one integer per row of {model_name}, shape")
-    if ids.device != model.device:
-        raise ValueError(f"{name} must be on the device of {model_name}, {model.device}, got {ids.device}")
 
 
 def check_finite(name: str, rows: Tensor, first: int = 0) -> float:

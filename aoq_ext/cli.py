@@ -14,13 +14,10 @@ from pathlib import Path
 
 from aoq_ext._version import __version__
 from aoq_ext.commands import data, evaluate, mine, recipe
-from aoq_ext.commands.parsing import UsageError, make_parser
+from aoq_ext.commands.parsing import TRAIN_MODULES, UsageError, make_parser
 
 _USAGE_ERROR = 2  # the exit status argparse uses
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-# Modules that only an extra brings, by the name they are imported with.
-TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "numpy", "PIL", "rich", "safetensors", "tensorboard", "yaml"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from . import _ops, build_info, functional, reference
-from .cli import TRAIN_MODULES
+from .commands.parsing import TRAIN_MODULES
 
 
 class Finding(NamedTuple):

@@ -192,13 +192,14 @@ def test_few_kernels_for_every_option(online, similarity, candidates, device):
 def test_the_host_never_waits(online, similarity, dtype, device):
     leaves = leaves_of(90, 20, device, dtype=dtype)
     groups = torch.arange(90, device=device) // 2
-    step(leaves, groups, online=online, similarity=similarity)
+    expected = step(leaves, groups, online=online, similarity=similarity)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(leaves, groups, online=online, similarity=similarity)
+        results = step(leaves, groups, online=online, similarity=similarity)
         aoq_ext.hardest_negatives(leaves[0], leaves[1], groups)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert same(results, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

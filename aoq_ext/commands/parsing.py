@@ -12,6 +12,9 @@ from typing import Any
 
 from aoq_ext._files import nearest_existing
 
+# Modules that only an extra brings, by the name they are imported with.
+TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "numpy", "PIL", "rich", "safetensors", "tensorboard", "yaml"}
+
 
 class UsageError(Exception):
     """A command line that makes no sense."""

@@ -27,17 +27,16 @@ class GRUTextEncoder(nn.Module):
         vocabulary_size: the number of tokens.
         dim: D, the size of the state, which is the embedding.
         word_dim: the size of a word vector.
-        layers: of the GRU.
 
     Example:
         >>> GRUTextEncoder(10, dim=8)(torch.tensor([[1, 5, 2, 0]]), torch.tensor([3])).shape
         torch.Size([1, 8])
     """
 
-    def __init__(self, vocabulary_size: int, dim: int = 1024, word_dim: int = 300, layers: int = 1) -> None:
+    def __init__(self, vocabulary_size: int, dim: int = 1024, word_dim: int = 300) -> None:
         super().__init__()
         self.words = _WordVectors(vocabulary_size, word_dim)
-        self.gru = nn.GRU(word_dim, dim, layers, batch_first=True)
+        self.gru = nn.GRU(word_dim, dim, batch_first=True)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens: (B, L) integers; lengths: (B,) integers from 1 to L -> (B, D)"""
@@ -54,7 +53,6 @@ class BiGRUWordEncoder(nn.Module):
         vocabulary_size: the number of tokens.
         dim: D, the size of a word's feature.
         word_dim: the size of a word vector.
-        layers: of the GRU.
         bidirectional: off, each word knows only those before it.
 
     Example:
@@ -62,12 +60,10 @@ class BiGRUWordEncoder(nn.Module):
         torch.Size([1, 4, 8])
     """
 
-    def __init__(
-        self, vocabulary_size: int, dim: int = 1024, word_dim: int = 300, layers: int = 1, bidirectional: bool = True
-    ) -> None:
+    def __init__(self, vocabulary_size: int, dim: int = 1024, word_dim: int = 300, bidirectional: bool = True) -> None:
         super().__init__()
         self.words = _WordVectors(vocabulary_size, word_dim)
-        self.gru = nn.GRU(word_dim, dim, layers, batch_first=True, bidirectional=bidirectional)
+        self.gru = nn.GRU(word_dim, dim, batch_first=True, bidirectional=bidirectional)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens: (B, L) integers; lengths: (B,) integers from 1 to L -> (B, L, D)"""

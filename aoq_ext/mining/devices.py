@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 
-def checked_device(device: torch.device | str, name: str = "device") -> torch.device:
+def checked_device(device: torch.device | str) -> torch.device:
     """The CPU, or a CUDA device that is there."""
     expected = "cpu, or cuda where there is a GPU"
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"{name} must be {expected}, got {device!r}") from error
+        raise ValueError(f"device must be {expected}, got {device!r}") from error
     if found.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name} must be {expected}, got {str(found)!r}")
+        raise ValueError(f"device must be {expected}, got {str(found)!r}")
     if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
         there = f"with {count} GPU{'' if count == 1 else 's'}" if count else "where torch sees no GPU"
-        raise ValueError(f"{name} must be {expected}, got {str(found)!r} {there}")
+        raise ValueError(f"device must be {expected}, got {str(found)!r} {there}")
     return found
