@@ -1,4 +1,4 @@
-"""Checks of embedding matrices, shared by mining and metrics."""
+"""What mining and metrics share about embedding matrices: checks, and how exact a score is."""
 
 from __future__ import annotations
 
@@ -43,3 +43,13 @@ def rows_of(numbers: Tensor) -> str:
     shown = ", ".join(map(str, numbers[:_ROWS_SHOWN].tolist()))
     more = f" and {numbers.numel() - _ROWS_SHOWN} more" if numbers.numel() > _ROWS_SHOWN else ""
     return f"row{'' if numbers.numel() == 1 else 's'} {shown}{more}"
+
+
+def sum_difference(terms: int) -> float:
+    """A bound on the difference of two float64 sums of the same terms in any order, relative to their absolute sum.
+
+    Hence also relative to the product of the norms, if they are products of two rows. Either sum is within terms · u /
+    (1 - terms · u) of the exact one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), u = eps / 2;
+    the four extra terms cover a weight, and the rounding of the norms and of the bound itself.
+    """
+    return (terms + 4) * torch.finfo(torch.float64).eps

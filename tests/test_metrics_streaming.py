@@ -111,7 +111,7 @@ def test_the_slack_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     owners[20:] = owners[20:].roll(1)  # every text is right for one image, and its copy for another
     expected = dense_ranks(defined_scores(images, texts), owners)
     assert as_lists(ranks_from_embeddings([(images, texts)], owners)) == expected
-    monkeypatch.setattr(ranking, "_sum_difference", lambda terms: 0.0)
+    monkeypatch.setattr(ranking, "sum_difference", lambda terms: 0.0)
     assert as_lists(ranks_from_embeddings([(images, texts)], owners)) != expected
 
 

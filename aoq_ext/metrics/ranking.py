@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .._embeddings import sum_difference
 from .._sources import check_all_finite
 from .inputs import Rows
 
@@ -105,12 +106,11 @@ class EmbeddingScores:
         affordable = max(1, min(_MOST_ROWS, _PANEL_ELEMENTS // widest))
         self.panel_shape = max(1, min(affordable, _PANEL_SCORES // affordable)), affordable
         self._pairs_at_a_time = max(1, _PANEL_ELEMENTS // widest)
-        self._difference = _sum_difference(widest + len(models))
-        greatest = sum(
-            model.weight * check_all_finite(model.images.name, model.images)
-            * check_all_finite(model.texts.name, model.texts)
-            for model in models
-        )  # fmt: skip
+        self._difference = sum_difference(widest + len(models))
+        greatest = 0.0
+        for model in models:
+            norms = [check_all_finite(rows.name, rows) for rows in (model.images, model.texts)]
+            greatest += model.weight * norms[0] * norms[1]
         if not greatest < torch.finfo(self.dtype).max / 2:
             dtype = str(self.dtype).removeprefix("torch.")
             raise ValueError(
@@ -168,15 +168,6 @@ class MatrixScores:
         for matrix, weight in others:
             total += matrix.rows(images.start, images.stop)[places].double() * weight
         return total.to(self.dtype)
-
-
-def _sum_difference(terms: int) -> float:
-    """A bound on the difference of two float64 sums of the same terms in any order, relative to their absolute sum.
-
-    Either is within terms · u / (1 - terms · u) of the exact sum (Higham, Accuracy and Stability of Numerical
-    Algorithms, section 3.1), u = eps / 2; four more cover the rounding of weighted terms and of the bound itself.
-    """
-    return (terms + 4) * torch.finfo(torch.float64).eps
 
 
 def _compared_in(matrices: Sequence[Rows]) -> torch.dtype:

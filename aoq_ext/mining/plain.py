@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._embeddings import sum_difference
 from . import keys
 from .side import Side
 
@@ -82,15 +83,6 @@ def exact_scores(anchors: Tensor, candidates: Tensor, slack: Tensor) -> Tensor:
         rows, columns = pairs.unbind(1)
         scores[rows, columns] = ordered_dot(anchors[rows], candidates[columns]).float()
     return scores
-
-
-def sum_difference(terms: int) -> float:
-    """A bound on the difference of two float64 sums of the same products in any order, relative to the norms' product.
-
-    Each sum is within terms * u / (1 - terms * u) of the exact one (Higham, Accuracy and Stability of Numerical
-    Algorithms, section 3.1), u = eps / 2; the two extra terms cover the rounding of the norms and of the bound itself.
-    """
-    return (terms + 2) * torch.finfo(torch.float64).eps
 
 
 def _belong_together(anchors: Side, candidates: Side) -> Tensor | None:
