@@ -162,8 +162,8 @@ def test_one_kernel_forward_and_one_backward(count, dtype, device):
     assert len(backward) == 1, backward
 
 
-# p, walk or tiles, fold, finish; scales for cosine; choice and c, d for candidates; the pieces of hubs. With all negatives,
-# backward has panels and products for each gradient of a pair, and copies of halves.
+# p, walk or tiles, fold, finish; scales for cosine; choice and c, d for candidates; the pieces of hubs. With all
+# negatives, backward has panels and products for each gradient of a pair, and copies of halves.
 @pytest.mark.parametrize(("online", "similarity"), list(itertools.product(ONLINE, SIMILARITIES)))
 @pytest.mark.parametrize("candidates", [0, 3])
 def test_few_kernels_for_every_option(online, similarity, candidates, device):
