@@ -149,7 +149,7 @@ def test_rows_around_a_batch(rows_per_block: int) -> None:
     Case(70, 8).check(rows_per_block=rows_per_block)
 
 
-def test_more_rows_a_block_than_a_list_covers() -> None:
+def test_more_rows_a_block_than_are_taken_at_once() -> None:
     Case(300, 4).check(rows_per_block=300)
 
 

@@ -297,7 +297,8 @@ BACKWARD = [
     *_of(
         "backward",
         "cuda/backward.cuh",
-        ("wrong index", "maps, p.first + row, rows, {from", "maps, row, rows, {from", "test_rows_of_a_gathered"),
+        ("wrong index", "maps, p.first + row, rows,", "maps, row, rows,", "test_rows_of_a_gathered"),
+        ("wrong index", "maps, p.first + row, 1,", "maps, row, 1,", "test_hub and 12"),
         ("lost tail", "for (int g = 1; g < groups; ++g)", "for (int g = 2; g < groups; ++g)", "test_hub and 12"),
         (
             "missing barrier",
