@@ -149,7 +149,7 @@ def test_looking_at_the_command_line_imports_nothing_heavy(command: list[str]) -
 @pytest.mark.parametrize("command", ["--help", "doctor"])
 def test_a_missing_package_is_said_in_a_line(command: str, tmp_path: Path) -> None:
     (tmp_path / "aoq_command.py").write_bytes(Path(aoq_command.__file__).read_bytes())
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import aoq_command; sys.exit(aoq_command.main())"
+    code = f"import sys; sys.path[0] = {str(tmp_path)!r}; import aoq_command; sys.exit(aoq_command.main())"
     result = run_python("-S", "-E", "-c", code, command)  # without installed packages
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "✗ aoq_ext cannot be imported: No module named 'aoq_ext'\n"
