@@ -16,11 +16,11 @@ WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 def main() -> int:
     wait_passively()
-    if _only_asks(sys.argv[1:]):
-        _leave_out_imports("aoq_ext", "aoq_ext.training")
     # An interrupt in the middle of an import may be swallowed there; let it end the process instead.
     handler = signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
     try:
+        if _only_asks(sys.argv[1:]):
+            _leave_out_imports("aoq_ext", "aoq_ext.training")
         from aoq_ext.cli import main as run
     except ImportError as error:
         print(f"✗ aoq_ext cannot be imported: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ pytest.importorskip("lightning_fabric")
 import yaml
 from test_training_toy import toy_config
 
+import aoq_command
 from aoq_ext import cli
 from aoq_ext.training.config import to_dict
 from aoq_ext.training.parse import load_config, parse_config
@@ -143,6 +144,15 @@ def test_looking_at_the_command_line_imports_nothing_heavy(command: list[str]) -
     assert result.returncode == (2 if command in ([], ["fly", "-h"]) else 0)
     assert "heavy:\n" in result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "doctor"])
+def test_a_missing_package_is_said_in_a_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "aoq_command.py").write_bytes(Path(aoq_command.__file__).read_bytes())
+    code = f"import sys; sys.path[0] = {str(tmp_path)!r}; import aoq_command; sys.exit(aoq_command.main())"
+    result = run_python("-S", "-E", "-c", code, command)  # without installed packages
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "✗ aoq_ext cannot be imported: No module named 'aoq_ext'\n"
 
 
 def test_help_of_training_lists_every_entry() -> None:
