@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     nvcc = find_nvcc()
     if nvcc is None:
         raise SystemExit("kernels_report: nvcc was not found; install the CUDA toolkit or set CUDACXX")
-    files = options.files or sorted(SOURCES.glob("*.cu"))
+    files = options.files or sorted(SOURCES.rglob("*.cu"))
     started = time.perf_counter()
     compilations = compile_all(nvcc, files, re.split("[,; ]+", options.archs), options.jobs)
     elapsed = time.perf_counter() - started
@@ -113,15 +113,16 @@ def weight(file: Path) -> int:
 
 def compile_one(nvcc: str, file: Path, architecture: str, folder: Path) -> Compilation:
     target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
-    output = folder / f"{file.stem}.{architecture}.o"
+    name = os.path.relpath(file, SOURCES)  # of two folders' bfloat16.cu
+    output = folder / f"{name.replace(os.sep, '-')}.{architecture}.o"
     started = time.perf_counter()
     command = [nvcc, *FLAGS, target, "-Xptxas", "-v", "-c", str(file), "-o", str(output)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     said = result.stdout + result.stderr
     if result.returncode:
-        return Compilation(file.name, architecture, seconds, (), said.strip())
-    return Compilation(file.name, architecture, seconds, tuple(parse(said, file.name, architecture)))
+        return Compilation(name, architecture, seconds, (), said.strip())
+    return Compilation(name, architecture, seconds, tuple(parse(said, name, architecture)))
 
 
 def parse(said: str, source: str, architecture: str) -> list[Kernel]:

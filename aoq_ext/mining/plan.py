@@ -22,11 +22,11 @@ _LEAST_ROWS, _LEAST_COLUMNS = 64, 256
 
 _USUAL_LIMIT = 4 << 30
 _KEY = 8  # bytes
-# What one thread works in: a group of rows' lists, up to a limit, and a panel (csrc/cpu/mine_tile.cpp).
+# What one thread works in: a group of rows' lists, up to a limit, and a panel (csrc/cpu/mining/mine_tile.cpp).
 _LIST_BUFFERS, _LIST_SLACK, _BLOCK_ROWS, _ROUNDED_ROWS = 64 << 20, 528, 504, 12
 _THREAD = 8 << 20
 _TEMPORARY = 80 << 20  # keys on the way to indices and scores, and what allocators keep
-_CUDA_WORKSPACE = 2 << 30  # MiningBudget of csrc/cuda/mining_choice.h
+_CUDA_WORKSPACE = 2 << 30  # MiningBudget of csrc/cuda/mining/mining_choice.h
 _CUDA_ROW = 64  # bounds and limits of a row
 _PACKED_ROWS = 504 * 6  # bytes of a block of rows, packed, for every dimension
 _PER_COLUMN = 800  # a column's list besides its k keys twice over and the list it returns; bounds of its row

@@ -11,7 +11,7 @@ from .. import _ops
 from . import plain
 from .side import Side
 
-_LONGEST_ON_CUDA = 8192  # kMostListed of csrc/cuda/mining.h: a list is sorted in shared memory
+_LONGEST_ON_CUDA = 8192  # kMostListed of csrc/cuda/mining/mining_params.h: a list is sorted in shared memory
 
 
 def mine_tile(

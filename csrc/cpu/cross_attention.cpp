@@ -6,7 +6,7 @@
 
 #include "checks.h"
 #include "cpu/attention_tile.h"
-#include "cpu/subnormals.h"
+#include "cpu/product/subnormals.h"
 
 namespace aoq::cpu {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "checks.h"
-#include "cpu/packed_product.h"
+#include "cpu/product/packed_product.h"
 
 namespace aoq::cpu {
 namespace {

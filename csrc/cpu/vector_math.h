@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/simd.h"
+#include "cpu/product/simd.h"
 
 namespace aoq::cpu {
 

@@ -1,7 +1,7 @@
 // The backward kernels.
-#include "cuda/backward.cuh"
-#include "cuda/backward_all.cu"
-#include "cuda/backward_plan.h"
+#include "cuda/loss/backward/all_negatives.cu"
+#include "cuda/loss/backward/backward_plan.h"
+#include "cuda/loss/backward/sparse.cuh"
 #include "simt/binding.h"
 
 namespace aoq::device {

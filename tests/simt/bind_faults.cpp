@@ -1,7 +1,7 @@
 // Kernels with one planted fault each, beside the same kernels without: tests/test_simt_runtime.py sees that every
 // fault is found and that the sound ones pass.
 #include "cuda/device/primitives.cuh"
-#include "cuda/launch.h"
+#include "cuda/host/launch.h"
 #include "simt/binding.h"
 
 namespace aoq::selftest {

@@ -2,9 +2,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "cuda/forward_parts.cu"
-#include "cuda/forward_plan.h"
-#include "cuda/forward_scoring.cuh"
+#include "cuda/loss/forward/forward_plan.h"
+#include "cuda/loss/forward/scoring.cuh"
+#include "cuda/loss/forward/small_kernels.cu"
 #include "simt/binding.h"
 
 namespace aoq::device {

@@ -1,9 +1,9 @@
 // Mining: its plan with every kernel in it.
 #include <stdexcept>
 
-#include "cuda/mining_lists.cu"
-#include "cuda/mining_plan.h"
-#include "cuda/mining_scan.cuh"
+#include "cuda/mining/mining_plan.h"
+#include "cuda/mining/scan.cuh"
+#include "cuda/mining/small_kernels.cu"
 #include "simt/binding.h"
 
 namespace aoq::device {

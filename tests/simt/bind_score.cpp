@@ -1,9 +1,9 @@
 // The passes of a given score matrix: their plans with every kernel in them.
 #include <stdexcept>
 
-#include "cuda/forward_parts.cu"
-#include "cuda/score.cu"
-#include "cuda/score_plan.h"
+#include "cuda/loss/forward/small_kernels.cu"
+#include "cuda/loss/score/score_kernels.cu"
+#include "cuda/loss/score/score_plan.h"
 #include "simt/binding.h"
 
 namespace aoq::device {

@@ -1,6 +1,6 @@
 // Small kernels that use each primitive as it should be used; tests/test_simt_runtime.py compares them with NumPy.
 #include "cuda/device/primitives.cuh"
-#include "cuda/launch.h"
+#include "cuda/host/launch.h"
 #include "simt/binding.h"
 
 namespace aoq::selftest {

@@ -1,4 +1,4 @@
-// The emulator's twin of csrc/cuda/launch.h, which documents it and includes this file.
+// The emulator's twin of csrc/cuda/host/launch.h, which documents it and includes this file.
 #pragma once
 
 #include <typeinfo>

@@ -33,7 +33,7 @@ def _of(binding: str, file: str, *rows: tuple[str, ...]) -> list[Mutation]:
 FORWARD = [
     *_of(
         "forward",
-        "cuda/device/tile_loader.cuh",
+        "cuda/tile/loader.cuh",
         ("lost tail", "remaining_ > 0 &&", "remaining_ >= 0 &&", "test_widths"),
         ("out of bounds", "exists = entry < operand.count", "exists = entry <= operand.count", "test_sizes", "asan"),
         (
@@ -48,7 +48,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/mainloop.cuh",
+        "cuda/tile/mainloop.cuh",
         ("missing barrier", "sync_block();  // slice s", "// slice s", "test_widths and 393", "tsan"),
         (
             "missing barrier",
@@ -69,7 +69,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/tile_mma.cuh",
+        "cuda/tile/mma.cuh",
         (
             "wrong fragment",
             "columns[n][0] = pair[0], columns[n][1] = pair[1];",
@@ -96,7 +96,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/tile_fma.cuh",
+        "cuda/tile/fma.cuh",
         ("wrong index", "+ i * 4 + lane_index() / 8;", "+ i * 4 + lane_index() % 4;", "test_tiles_find and float"),
         (
             "missing NaN rule",
@@ -108,7 +108,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/tile_scores.cuh",
+        "cuda/tile/scores.cuh",
         (
             "wrong score",
             "score * scale_of(left, entry) * scale_of(right, entry)",
@@ -122,7 +122,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/tile_masks.cuh",
+        "cuda/tile/masks.cuh",
         ("wrong mask", "c - r == diagonal", "r - c == diagonal", "test_tiles_find"),
         ("wrong mask", "if (-diagonal < Config::kRows &&", "if (diagonal >= 0 &&", "test_tiles_find"),
         ("lost tail", "r >= rows || c >= columns", "r >= rows", "test_tiles_find"),
@@ -132,7 +132,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/tile_hardest.cuh",
+        "cuda/tile/hardest.cuh",
         (
             "wrong tie",
             "for (int j = Along::kPlaces - 1; j >= 0; --j)",
@@ -181,7 +181,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/finish.cuh",
+        "cuda/loss/finish.cuh",
         ("lost tail", "b < block_count(); b +=", "b + 1 < block_count(); b +=", "test_last_block"),
         ("wrong index", "p.out.choice[i] = p.out.choice[p.count + i] = 0", "p.out.choice[i] = 0", "test_every_kind"),
         (
@@ -193,7 +193,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/online_negative.cuh",
+        "cuda/loss/online_negative.cuh",
         ("key not reset", "from.key[i] = kNoNegative;", "", "test_sizes"),
         ("wrong sum", "if (params.online == Online::kAll) return", "if (false) return", "test_sizes"),
     ),
@@ -205,7 +205,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/tile_sums.cuh",
+        "cuda/tile/sums.cuh",
         ("wrong tie", "if (other > key) key", "if (other >= key) key", "test_a_chunk"),
         ("wrong tie", "other.index < index", "other.index > index", "test_a_chunk"),
         ("missing barrier", "    sync_block();\n    const int line", "    const int line", "test_a_chunk"),
@@ -224,7 +224,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/forward_walk.cuh",
+        "cuda/loss/forward/walk_pass.cuh",
         ("lost tail", "tile < tiles * (chunk + 1) / chunks", "tile < tiles / chunks * (chunk + 1)", "test_a_chunk"),
         (
             "wrong index",
@@ -241,7 +241,7 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/forward_parts.cuh",
+        "cuda/loss/forward/small_kernels.cuh",
         ("wrong tie", "if (other.key > sum.key)", "if (other.key >= sum.key)", "test_a_chunk"),
         ("wrong index", "const int64_t offset = c * 2 * count;", "const int64_t offset = c * count;", "test_a_chunk"),
         ("wrong tie", "if (key > best_key) chosen", "if (key >= best_key) chosen", "test_candidates"),
@@ -255,19 +255,19 @@ FORWARD = [
     ),
     *_of(
         "forward",
-        "cuda/device/tile_order.cuh",
+        "cuda/tile/order.cuh",
         ("wrong launch", "tile_rows - first < kGroup ? tile_rows - first : kGroup", "kGroup", "test_sizes"),
         ("wrong index", "index / (kGroup * tile_columns) * kGroup", "index / (kGroup * tile_columns)", "test_middle"),
     ),
     *_of(
         "forward",
-        "cuda/forward_hardest.cuh",
+        "cuda/loss/forward/hardest_pass.cuh",
         ("wrong launch", "block - tile_rows * tile_columns);", "block);", "test_sizes"),
         ("missing barrier", "if (is_last_block(p.finish.ticket, shared)) finish", "finish", "test_sizes"),
     ),
     *_of(
         "forward",
-        "cuda/forward_plan.h",
+        "cuda/loss/forward/forward_plan.h",
         ("missing rule", "if (loss.online != Online::kHardest) rules.positive = scores;", "", "test_duplicates"),
     ),
     *_of(
@@ -281,7 +281,7 @@ FORWARD = [
 BACKWARD = [
     *_of(
         "backward",
-        "cuda/device/choosers.cuh",
+        "cuda/loss/backward/choosers.cuh",
         ("wrong index", "popcount(hits[map][n] & below)", "popcount(hits[map][n])", "test_gradients"),
         ("race", "tile += kTile, turn ^= 1", "tile += kTile", "test_hub and 12", "tsan"),
         ("out of bounds", "found[0] + total[0] > kCapacity", "found[0] > kCapacity", "test_hub and 12"),
@@ -296,7 +296,7 @@ BACKWARD = [
     ),
     *_of(
         "backward",
-        "cuda/backward.cuh",
+        "cuda/loss/backward/sparse.cuh",
         ("wrong index", "maps, p.first + row, rows,", "maps, row, rows,", "test_rows_of_a_gathered"),
         ("wrong index", "maps, p.first + row, 1,", "maps, row, 1,", "test_hub and 12"),
         ("lost tail", "for (int g = 1; g < groups; ++g)", "for (int g = 2; g < groups; ++g)", "test_hub and 12"),
@@ -345,7 +345,7 @@ BACKWARD = [
     ),
     *_of(
         "backward",
-        "cuda/device/pair_terms.cuh",
+        "cuda/loss/backward/pair_terms.cuh",
         ("wrong derivative", "-along * inverse_x * inverse_x", "-along * inverse_x", "cosine or COSINE"),
         ("zero row", "return square == T(0) ? T(0) : T(1)", "return T(1)", "test_zero_rows"),
         ("wrong slope", "{kByHardPair, kHardX,", "{kByPartner, kHardX,", "test_gradients"),
@@ -363,7 +363,7 @@ BACKWARD = [
     ),
     *_of(
         "backward",
-        "cuda/device/row_slice.cuh",
+        "cuda/loss/backward/row_slice.cuh",
         (
             "missing NaN rule",
             "return difference <= T(0) ? T(0) : difference;",
@@ -379,20 +379,20 @@ BACKWARD = [
     ),
     *_of(
         "backward",
-        "cuda/device/all_slopes.cuh",
+        "cuda/loss/backward/all_slopes.cuh",
         ("wrong mask", "group ? group[anchor] : anchor", "group ? group[anchor] : 0", "test_all_negatives"),
         ("wrong tie", "margin + score - positive <= T(0)", "margin + score - positive < T(0)", "test_duplicates"),
     ),
     *_of(
         "backward",
-        "cuda/backward_all.cuh",
+        "cuda/loss/backward/all_negatives.cuh",
         ("wrong sign", "slope / -score", "slope / score", "test_all_negatives"),
         ("wrong index", "p.row_anchor + row", "row", "test_all_negatives"),
         ("lost tail", "if (row >= left.count) continue;", "", "test_all_negatives", "asan"),
     ),
     *_of(
         "backward",
-        "cuda/backward_plan.h",
+        "cuda/loss/backward/backward_plan.h",
         (
             "wrong index",
             "fill(b.all_image, 0, text, b.first + row)",
@@ -407,13 +407,13 @@ BACKWARD = [
 SCORE = [
     *_of(
         "score",
-        "cuda/device/given_scores.cuh",
+        "cuda/loss/score/given_scores.cuh",
         ("out of bounds", "r < given.left.count && c <", "c <", "test_forward_objectives", "asan"),
         ("wrong index", "r * given.left.stride + c", "r * given.left.count + c", "test_online_negatives"),
     ),
     *_of(
         "score",
-        "cuda/score_forward.cuh",
+        "cuda/loss/score/score_forward.cuh",
         ("wrong index", "p.diagonal[i * (p.stride + 1)]", "p.diagonal[i * p.stride]", "test_forward_objectives"),
         (
             "wrong launch",
@@ -430,7 +430,7 @@ SCORE = [
     ),
     *_of(
         "score",
-        "cuda/score_backward.cuh",
+        "cuda/loss/score/score_backward.cuh",
         (
             "wrong index",
             "p.image_index[anchor] - p.first - first_row",
@@ -449,7 +449,7 @@ SCORE = [
     ),
     *_of(
         "score",
-        "cuda/score.cu",
+        "cuda/loss/score/score_kernels.cu",
         ("wrong launch", "params.slopes.anchors % kPieceSize<Element> == 0 &&", "", "test_backward"),
     ),
     *_of(
@@ -464,7 +464,7 @@ SCORE = [
 MINING = [
     *_of(
         "mining",
-        "cuda/device/tile_hits.cuh",
+        "cuda/mining/hits.cuh",
         ("lost tail", " || column >= p.columns.lines.count) return;", ") return;", "test_sizes", "asan"),
         ("wrong index", "belong_together(p.row_identity, i, p", "belong_together(p.row_identity, row, p", "belong"),
         ("out of bounds", "if (slot < hits.capacity) hits.keys", "hits.keys", "test_ties_by_the_hundred", "asan"),
@@ -490,7 +490,7 @@ MINING = [
     ),
     *_of(
         "mining",
-        "cuda/device/exact_score.cuh",
+        "cuda/mining/exact_score.cuh",
         (
             "wrong order",
             "int half = kLanes / 2; half > 0; half /= 2",
@@ -506,7 +506,7 @@ MINING = [
     ),
     *_of(
         "mining",
-        "cuda/device/block_select.cuh",
+        "cuda/mining/block_select.cuh",
         (
             "wrong tie",
             "while (before + shared.bins[digit] < remaining)",
@@ -531,7 +531,7 @@ MINING = [
     ),
     *_of(
         "mining",
-        "cuda/mining_merge.cuh",
+        "cuda/mining/merge.cuh",
         (
             "missing rule",
             "if (found > p.hits.capacity && thread_index() == 0) p.line.lists.failed[i] = 1;",
@@ -552,7 +552,7 @@ MINING = [
     ),
     *_of(
         "mining",
-        "cuda/mining_lists.cuh",
+        "cuda/mining/small_kernels.cuh",
         (
             "wrong bound",
             "float_below(double(top_k_score(reached)) - error)",
@@ -570,7 +570,7 @@ MINING = [
     ),
     *_of(
         "mining",
-        "cuda/mining_plan.h",
+        "cuda/mining/mining_plan.h",
         ("missing rule", "line.lists.guess = nullptr;", "", "too_high"),
         ("key not reset", "launch_restore({line.lists, failed}, stream);", "", "test_ties_by"),
         (

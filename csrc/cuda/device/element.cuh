@@ -4,7 +4,7 @@
 #include <bit>
 
 #include "cuda/device/primitives.cuh"
-#include "cuda/element_types.h"
+#include "cuda/host/element_types.h"
 
 namespace aoq::device {
 

@@ -1,8 +1,0 @@
-// Forward kernels of bfloat16.
-#include "cuda/forward_scoring.cuh"
-
-namespace aoq::device {
-
-template struct Scoring<Arithmetic::kTensor, BFloat16>;
-
-}  // namespace aoq::device

@@ -1,9 +1,0 @@
-// Forward kernels of float32 and float64.
-#include "cuda/forward_scoring.cuh"
-
-namespace aoq::device {
-
-template struct Scoring<Arithmetic::kPlain, float>;
-template struct Scoring<Arithmetic::kPlain, double>;
-
-}  // namespace aoq::device

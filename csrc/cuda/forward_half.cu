@@ -1,8 +1,0 @@
-// Forward kernels of float16.
-#include "cuda/forward_scoring.cuh"
-
-namespace aoq::device {
-
-template struct Scoring<Arithmetic::kTensor, Half>;
-
-}  // namespace aoq::device

@@ -1,8 +1,0 @@
-// Mining kernels of bfloat16.
-#include "cuda/mining_scan.cuh"
-
-namespace aoq::device {
-
-template struct MiningScan<Arithmetic::kTensor, BFloat16>;
-
-}  // namespace aoq::device

@@ -1,8 +1,0 @@
-// Mining kernels of float16.
-#include "cuda/mining_scan.cuh"
-
-namespace aoq::device {
-
-template struct MiningScan<Arithmetic::kTensor, Half>;
-
-}  // namespace aoq::device
