@@ -196,3 +196,38 @@ def test_learning_rate_schedules() -> None:
     assert cosine[50] == pytest.approx(0.5)
     assert 0 < cosine[99] < 0.001
     assert cosine == sorted(cosine, reverse=True)
+
+
+def test_a_base_gives_what_a_file_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "first.yaml").write_text("epochs: 7\nseed: 1\nloss: {alpha: 0.2, beta: 1.0}\n")
+    (tmp_path / "second.yaml").write_text("base: shared/first.yaml\nseed: 2\nloss: {beta: 2.0}\n")
+    (tmp_path / "third.yaml").write_text("base: second.yaml\nrun: here\n")
+    config = load_config(tmp_path / "third.yaml")
+    assert (config.run, config.epochs, config.seed) == ("here", 7, 2)
+    assert (config.loss.alpha, config.loss.beta) == (0.2, 2.0)
+    assert load_config(tmp_path / "third.yaml", seed=3).seed == 3
+
+
+def test_bases_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    with pytest.raises(ConfigError, match=r"b\.yaml"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(
+        ConfigError, match=r"base: expected files that build on one another, got .*a\.yaml as a base of"
+    ):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.parent.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_rounds_differ_in_what_they_say(path: Path) -> None:
+    """A second round is its first but for run, loss and lists; Flickr30K is COCO but for what a file names."""
+    config = load_config(path)
+    check(config)
+    if path.stem.endswith("aoq"):
+        first = load_config(path.with_name(path.name.replace("-aoq", "-round1").replace("aoq.yaml", "round1.yaml")))
+        assert config.loss.objective == "adaptive_quintuplet" and first.loss.objective == "online_triplet"
+        assert replace(config, run=first.run, loss=first.loss, offline=first.offline) == first

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from aoq_ext._files import expanded
@@ -17,20 +19,40 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     """``--config FILE``, and a flag for every entry, which overrides the file's."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the strings under the entries are their help
     parser.add_argument("--config", action="config", help="a YAML file with any of the entries below")
+    parser.add_argument("--base", help="in a file: another, beside it, whose entries hold where this one has none")
     parser.add_class_arguments(TrainConfig)
 
 
 def config_first(arguments: Sequence[str]) -> list[str]:
-    """The same command line with --config in front, so that flags override the file wherever they stand."""
+    """The same command line with --config in front, so that flags override the file wherever they stand, and before
+    each file its base."""
     files: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         if argument == "--config":
-            files += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+            files += [] if (value := next(rest, None)) is None else [value]
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
         else:
-            (files if argument.startswith("--config=") else others).append(argument)
-    return files + others
+            others.append(argument)
+    return [*(f"--config={file}" for path in files for file in _with_bases(path)), *others]
+
+
+def _with_bases(path: str) -> list[str]:
+    """A file and those it builds on, the first of them first; what cannot be read is left to the parser to refuse."""
+    found: list[str] = []
+    while path not in found:
+        found.insert(0, path)
+        try:
+            content = yaml.safe_load(expanded(Path(path)).read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            return found
+        base = content.get("base") if isinstance(content, dict) else None
+        if base is None:
+            return found
+        path = os.path.normpath(Path(path).parent / expanded(str(base)))
+    raise ConfigError(f"base: expected files that build on one another, got {path} as a base of itself")
 
 
 def config_from(namespace: Namespace, parser: ArgumentParser) -> TrainConfig:
