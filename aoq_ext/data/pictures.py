@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,8 @@ class Pictures(LazyRows):
         threads: int | None = None,
     ) -> None:
         """shorter_side: None: ``size``; threads: None: one a processor, at most 8."""
+        if isinstance(paths, (str, bytes, os.PathLike)):
+            raise TypeError(f"paths: expected a list of paths, got {type(paths).__name__}: {paths!r:.60}")
         size = as_int("size", size)
         shorter_side = size if shorter_side is None else as_int("shorter_side", shorter_side)
         if size < 1:

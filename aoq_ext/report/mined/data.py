@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext._scalars import as_strings
+
 Indices = NDArray[np.integer[Any]]
 Scores = NDArray[np.floating[Any]]
 Picture = Callable[[int], "NDArray[np.uint8] | None"]
@@ -102,8 +104,9 @@ class MinedReportData:
             if texts and not 0 <= int(self.text_image_index.min()) <= int(self.text_image_index.max()) < images:
                 raise ValueError(f"text_image_index: expected indices in [0, {images})")
         for name, words, count in (("captions", self.captions, texts), ("image_names", self.image_names, images)):
-            if words is not None and len(words) != count:
+            if words is not None and len(as_strings(name, words)) != count:
                 raise ValueError(f"{name}: expected {count}, got {len(words)}")
+        as_strings("excluded", self.excluded)
 
     @property
     def image_count(self) -> int:
