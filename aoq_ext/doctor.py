@@ -20,7 +20,7 @@ from . import _ops, build_info, functional, reference
 from .commands.parsing import TRAIN_MODULES
 
 
-class Finding(NamedTuple):
+class Check(NamedTuple):
     """One thing that was checked."""
 
     name: str
@@ -29,20 +29,20 @@ class Finding(NamedTuple):
     cure: str = ""
 
 
-def _check_torch() -> Finding:
-    return Finding("torch", "ok", f"{torch.__version__} on Python {platform.python_version()}")
+def _check_torch() -> Check:
+    return Check("torch", "ok", f"{torch.__version__} on Python {platform.python_version()}")
 
 
-def _check_library() -> Finding:
+def _check_library() -> Check:
     info = build_info()
-    return Finding("compiled library", "ok", f"{info['library']} (against torch {info['built against torch']})")
+    return Check("compiled library", "ok", f"{info['library']} (against torch {info['built against torch']})")
 
 
-def _check_kernels() -> Finding:
+def _check_kernels() -> Check:
     return _compare_with_reference("CPU kernels", torch.device("cpu"))
 
 
-def _compare_with_reference(name: str, device: torch.device) -> Finding:
+def _compare_with_reference(name: str, device: torch.device) -> Check:
     """Run the loss, forward and backward, against the reference, in both precisions."""
     worst = 0.0
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-3)):
@@ -58,20 +58,20 @@ def _compare_with_reference(name: str, device: torch.device) -> Finding:
         difference = ((results[0] - results[1]).abs().max() / results[1].abs().max()).item()
         if not difference <= tolerance:  # so that NaN fails
             cure = "please report it with the output of `aoq doctor`"
-            return Finding(name, "wrong", f"differ from the reference by {difference:.2g} in {dtype}", cure)
+            return Check(name, "wrong", f"differ from the reference by {difference:.2g} in {dtype}", cure)
         worst = max(worst, difference)
-    return Finding(name, "ok", f"agree with the reference (largest relative difference {worst:.1g})")
+    return Check(name, "ok", f"agree with the reference (largest relative difference {worst:.1g})")
 
 
-def _check_waiting() -> Finding:
+def _check_waiting() -> Check:
     chosen = [f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ]
     if chosen:
-        return Finding("waiting threads", "ok", f"{', '.join(chosen)}, as was set before torch was loaded")
+        return Check("waiting threads", "ok", f"{', '.join(chosen)}, as was set before torch was loaded")
     cure = "OMP_WAIT_POLICY=passive in the environment, before torch is imported; `aoq` sets it"
-    return Finding("waiting threads", "note", "spin, which is slow on a machine that other work shares", cure)
+    return Check("waiting threads", "note", "spin, which is slow on a machine that other work shares", cure)
 
 
-def _check_cuda() -> Finding:
+def _check_cuda() -> Check:
     info = build_info()
     architectures, reason = info["CUDA architectures"], info["CUDA missing because"]
     compiled = f"yes, for {architectures}" if architectures else f"no, because {reason}"
@@ -82,13 +82,13 @@ def _check_cuda() -> Finding:
         if not _ops.has_kernel(torch.empty(0, dtype=torch.float32, device=device)):
             again = f"AOQ_CUDA_ARCHS={capability} pip install --force-reinstall --no-deps . (with nvcc at hand)"
             cure = again if int(capability) >= 80 else "none: the kernels need sm_80 or later"
-            return Finding("CUDA", "note", f"{detail}; the losses run in plain PyTorch on this GPU", cure)
+            return Check("CUDA", "note", f"{detail}; the losses run in plain PyTorch on this GPU", cure)
         found = _compare_with_reference("CUDA", device)
         return found._replace(detail=f"{detail}; kernels {found.detail}")
     if _has_gpu():
         detail = f"there is an NVIDIA GPU, but torch {torch.__version__} cannot use it"
-        return Finding("CUDA", "wrong", detail, "install a CUDA build of torch that fits the driver (nvidia-smi)")
-    return Finding("CUDA", "ok", f"no GPU here; CUDA compiled: {compiled}")
+        return Check("CUDA", "wrong", detail, "install a CUDA build of torch that fits the driver (nvidia-smi)")
+    return Check("CUDA", "ok", f"no GPU here; CUDA compiled: {compiled}")
 
 
 def _has_gpu() -> bool:
@@ -97,27 +97,27 @@ def _has_gpu() -> bool:
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=30, check=False).returncode == 0
 
 
-def _check_training() -> Finding:
+def _check_training() -> Check:
     missing = [name for name in sorted(TRAIN_MODULES) if importlib.util.find_spec(name) is None]
     if missing:
-        return Finding("training", "note", f"not installed: {', '.join(missing)}", 'pip install "aoq_ext[train]"')
+        return Check("training", "note", f"not installed: {', '.join(missing)}", 'pip install "aoq_ext[train]"')
     fabric = importlib.metadata.version("lightning-fabric")
-    return Finding("training", "ok", f"everything `aoq train` needs is here (lightning-fabric {fabric})")
+    return Check("training", "ok", f"everything `aoq train` needs is here (lightning-fabric {fabric})")
 
 
-def _check_data() -> Finding:
+def _check_data() -> Check:
     if importlib.util.find_spec("numpy") is None:
-        return Finding("bundled data", "note", "needs numpy", 'pip install "aoq_ext[train]"')
+        return Check("bundled data", "note", "needs numpy", 'pip install "aoq_ext[train]"')
     from .data import load_emoji
 
     try:
         data = load_emoji("train")
     except (OSError, ValueError) as error:
-        return Finding("bundled data", "wrong", str(error), "pip install --force-reinstall --no-deps .")
-    return Finding("bundled data", "ok", f"{data.name}: {len(data.images)} images, {len(data.captions)} captions")
+        return Check("bundled data", "wrong", str(error), "pip install --force-reinstall --no-deps .")
+    return Check("bundled data", "ok", f"{data.name}: {len(data.images)} images, {len(data.captions)} captions")
 
 
-_CHECKS: tuple[Callable[[], Finding], ...] = (
+_CHECKS: tuple[Callable[[], Check], ...] = (
     _check_torch,
     _check_library,
     _check_kernels,
@@ -128,7 +128,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
 )
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Check]:
     """Run every check; one that fails by itself is a finding too, never a traceback."""
     findings = []
     for check in _CHECKS:
@@ -136,7 +136,7 @@ def examine() -> list[Finding]:
             findings.append(check())
         except Exception as error:
             name = check.__name__.removeprefix("_check_")
-            findings.append(Finding(name, "wrong", f"{type(error).__name__}: {error}", "see the message"))
+            findings.append(Check(name, "wrong", f"{type(error).__name__}: {error}", "see the message"))
     return findings
 
 

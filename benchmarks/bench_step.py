@@ -37,7 +37,7 @@ from aoq_ext.training.batches import Batch, PairBatches
 from aoq_ext.training.features import leaves, transform
 from aoq_ext.training.gradient import Place
 from aoq_ext.training.model import build_model
-from aoq_ext.training.objective import EmbeddingObjective, Objective, make_objective
+from aoq_ext.training.objective import EmbeddingObjective, TrainingObjective, make_objective
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.step import StepFeatures, rows_of
 from aoq_ext.training.update import Update
@@ -129,7 +129,7 @@ class Steps:
             clamp_weight=options.clamp_weight,
         )
 
-    def _objective(self) -> Objective:
+    def _objective(self) -> TrainingObjective:
         return make_objective(self.model, self.config.loss, self.config.loss.objective, "hardest", ALONE)
 
     def batch(self, number: int) -> Batch:

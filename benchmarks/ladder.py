@@ -37,7 +37,7 @@ from aoq_ext.training import (
     mine_run,
     train,
 )
-from aoq_ext.training.config import ConfigError, Objective, to_dict
+from aoq_ext.training.config import ConfigError, ObjectiveName, to_dict
 from aoq_ext.training.history import History
 from aoq_ext.training.offline import fingerprint_weights
 from aoq_ext.training.run import RunFiles
@@ -45,7 +45,7 @@ from aoq_ext.training.run import RunFiles
 CONFIGS = Path(__file__).resolve().parents[1] / "configs/emoji"
 
 
-def configuration(work: Path, model: str, seed: int, objective: Objective, threads: int) -> TrainConfig:
+def configuration(work: Path, model: str, seed: int, objective: ObjectiveName, threads: int) -> TrainConfig:
     base = load_config(CONFIGS / MODELS[model].config)
     folder = work / model / f"seed{seed}"
     lists = None if objective == LADDER[0] else str(folder / "lists")
@@ -133,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     threads = max(1, available_cores() // arguments.jobs)
 
-    def configs(objectives: Iterable[Objective]) -> list[TrainConfig]:
+    def configs(objectives: Iterable[ObjectiveName]) -> list[TrainConfig]:
         return [
             configuration(arguments.work, model, seed, objective, threads)
             for seed in range(arguments.seeds)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from aoq_ext._machine import available_cores
-from aoq_ext.training.config import Objective, TrainConfig
+from aoq_ext.training.config import ObjectiveName, TrainConfig
 
-LADDER: tuple[Objective, ...] = ("online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet")
+LADDER: tuple[ObjectiveName, ...] = ("online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet")
 SPLITS = {
     "test": "unseen concepts, seen drawing styles",
     "test_openmoji": "unseen concepts, unseen drawing style",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aoq_ext.training import CollapseError, Component, ConfigError, ModelConfig, train
 from aoq_ext.training.collapse import CollapseDetector
 from aoq_ext.training.config import LossConfig
-from aoq_ext.training.diagnostics import Similarities, measure
+from aoq_ext.training.diagnostics import BatchSimilarities, measure
 from aoq_ext.training.history import History
 from aoq_ext.training.run import RunFiles
 
@@ -73,7 +73,9 @@ def test_waiting_near_the_plateau_is_not_a_collapse() -> None:
     image = F.normalize(torch.randn(16, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     text = image * signs[:, None]
     detector = CollapseDetector(margin_online=0.2, patience=1)
-    measurement = measure(Similarities(image @ text.T, torch.arange(16)), LossConfig(), "online_triplet", "hardest")
+    measurement = measure(
+        BatchSimilarities(image @ text.T, torch.arange(16)), LossConfig(), "online_triplet", "hardest"
+    )
     assert measurement["distance"] > 0.2
     assert not detector.update(measurement)
 

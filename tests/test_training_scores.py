@@ -42,7 +42,7 @@ from aoq_ext.training import (
 )
 from aoq_ext.training.batches import Batch, PairBatches
 from aoq_ext.training.checkpoint import load_checkpoint
-from aoq_ext.training.diagnostics import Similarities, measure
+from aoq_ext.training.diagnostics import BatchSimilarities, measure
 from aoq_ext.training.evaluation import evaluate, evaluate_ensemble
 from aoq_ext.training.gradient import BatchGradient, Place
 from aoq_ext.training.mining import MiningOptions, mine_model
@@ -156,7 +156,7 @@ def test_the_loss_is_that_of_the_models_scores(objective: str, online: str) -> N
 
 def test_terms_of_a_batch_without_negatives_add_up_to_the_loss() -> None:
     scores, groups, offline = torch.rand(4, 4), torch.zeros(4, dtype=torch.int64), (torch.ones(4), torch.ones(4))
-    measured = measure(Similarities(scores, groups, offline), LossConfig(), "offline_triplet", "hardest")
+    measured = measure(BatchSimilarities(scores, groups, offline), LossConfig(), "offline_triplet", "hardest")
     expected = reference.adaptive_quintuplet_score_loss(scores, *offline, group_ids=groups, objective="offline_triplet")
     terms = sum(value for name, value in measured.items() if name.startswith("loss/"))
     assert terms == pytest.approx(float(expected) / 4)

@@ -24,7 +24,7 @@ from .inputs import (
     checked_owners,
     checked_weights,
 )
-from .ranking import EmbeddingScores, MatrixScores, Model, count_ranks
+from .ranking import EmbeddedModel, EmbeddingScores, MatrixScores, count_ranks
 from .ranks import RECALL_LEVELS, RetrievalRanks
 
 __all__ = [
@@ -86,7 +86,7 @@ def retrieval_metrics(
     """
     images = as_rows("image_embeddings", image_embeddings)
     texts = as_rows("text_embeddings", text_embeddings)
-    return _rank_models([Model(images, texts)], text_image_index, folds).metrics()
+    return _rank_models([EmbeddedModel(images, texts)], text_image_index, folds).metrics()
 
 
 def ensemble_metrics(
@@ -134,7 +134,7 @@ def ranks_from_embeddings(
     """The ranks behind `ensemble_metrics`, and with a single model behind `retrieval_metrics`."""
     check_models_form(models)
     opened = [
-        Model(as_rows(f"models[{m}][0]", images), as_rows(f"models[{m}][1]", texts), weight)
+        EmbeddedModel(as_rows(f"models[{m}][0]", images), as_rows(f"models[{m}][1]", texts), weight)
         for m, ((images, texts), weight) in enumerate(zip(models, checked_weights(weights, len(models)), strict=True))
     ]
     return _rank_models(opened, text_image_index, folds)
@@ -176,7 +176,7 @@ def retrieval_ranks(queries: Matrix, candidates: Matrix, query_ids: Tensor, cand
     Returns:
         (Q,) int64. A query without a right candidate ranks C + 1.
     """
-    model = Model(as_rows("queries", queries), as_rows("candidates", candidates))
+    model = EmbeddedModel(as_rows("queries", queries), as_rows("candidates", candidates))
     check_comparable(model.texts, model.images)
     images, texts = (
         checked_integers(name, ids, len(rows), f"one integer per row of {rows.name}", rows.device)
@@ -189,7 +189,7 @@ def retrieval_ranks(queries: Matrix, candidates: Matrix, query_ids: Tensor, cand
 
 
 @torch.no_grad()
-def _rank_models(models: Sequence[Model], text_image_index: Tensor, folds: int) -> RetrievalRanks:
+def _rank_models(models: Sequence[EmbeddedModel], text_image_index: Tensor, folds: int) -> RetrievalRanks:
     images, texts = models[0].images, models[0].texts
     for model in models:
         check_comparable(model.texts, model.images)

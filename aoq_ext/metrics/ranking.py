@@ -81,7 +81,7 @@ def count_ranks(
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class EmbeddedModel:
     """The embeddings of one model, and the weight of its scores."""
 
     images: Rows  # (N, D)
@@ -96,7 +96,7 @@ class EmbeddingScores:
     therefore lowered by what two orders can differ in, so that equal embeddings tie wherever they stand.
     """
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, models: Sequence[EmbeddedModel]) -> None:
         images, texts = models[0].images, models[0].texts
         self._models = models
         self.shape = len(images), len(texts)
@@ -135,7 +135,7 @@ class EmbeddingScores:
                 least[some] += terms.sum(1) - self._difference * terms.abs().sum(1)
         return least.to(self.dtype)
 
-    def _read(self, model: Model, images: slice, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, model: EmbeddedModel, images: slice, texts: Tensor) -> tuple[Tensor, Tensor]:
         """(n, D) and (D, t), float64"""
         first, last = int(texts[0]), int(texts[-1])
         rows = model.texts.rows(first, last + 1)

@@ -146,26 +146,26 @@ def mine_hard_negatives(
         shared = make_shared_task(processes, rows, columns, k, k_reverse, *given, rules)
         task = shared.task
         found, reverse = mine_shared(shared, memory_limit, where, on_tile)
-        lists = Lists(task.k, len(task.anchors), device_of(anchors))
+        lists = UnpackedLists(task.k, len(task.anchors), device_of(anchors))
         lists.fill(task, 0, found)
     else:
         task = make_task(rows, columns, k, k_reverse, *given, rules)
         plan = make_plan(task, memory_limit, where)
         depth = task.depth_reverse
         reverse = None if depth is None else keys.no_keys(len(task.candidates), depth, where)
-        lists = Lists(task.k, len(task.anchors), device_of(anchors))
+        lists = UnpackedLists(task.k, len(task.anchors), device_of(anchors))
         for start in range(0, len(task.anchors), plan.resident_rows):
             stop = min(start + plan.resident_rows, len(task.anchors))
             lists.fill(task, start, mine_rows(task, start, stop, plan, where, reverse, on_tile))
     backward = None
     if reverse is not None and task.k_reverse is not None:
-        others = Lists(task.k_reverse, len(task.candidates), device_of(candidates))
+        others = UnpackedLists(task.k_reverse, len(task.candidates), device_of(candidates))
         others.fill(task, 0, reverse)
         backward = HardNegatives(others.indices, others.scores)
     return HardNegatives(lists.indices, lists.scores, backward)
 
 
-class Lists:
+class UnpackedLists:
     """The result in the making: filled block by block, since keys, indices and scores together are large."""
 
     def __init__(self, k: int, rows: int, device: torch.device) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from aoq_ext._files import expanded
 from aoq_ext._scalars import as_int
 
-Objective = Literal["online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet"]
+ObjectiveName = Literal["online_triplet", "offline_triplet", "offline_quintuplet", "adaptive_quintuplet"]
 
 
 class ConfigError(ValueError):
@@ -83,7 +83,7 @@ class ModelConfig:
 class LossConfig:
     """The arguments of aoq_ext.AdaptiveQuintupletLoss."""
 
-    objective: Objective = "online_triplet"
+    objective: ObjectiveName = "online_triplet"
     margin_online: float = 0.2
     margin_offline: float = 0.0
     alpha: float = 0.3

@@ -13,7 +13,7 @@ from aoq_ext.training.config import LossConfig
 
 
 @dataclass(frozen=True)
-class Similarities:
+class BatchSimilarities:
     """What the loss of one step compares."""
 
     scores: Tensor  # (B, B) images in rows, texts in columns; or the rows of one process's images, (b, B)
@@ -22,7 +22,7 @@ class Similarities:
 
 
 @torch.no_grad()
-def measure(similarities: Similarities, config: LossConfig, objective: str, online: str) -> dict[str, float]:
+def measure(similarities: BatchSimilarities, config: LossConfig, objective: str, online: str) -> dict[str, float]:
     """Means over the batch, per pair, in the symbols of the loss.
 
     ``loss/*`` are the terms of the loss that was optimised: they add up to the loss divided by B. ``similarity/*`` are

@@ -21,7 +21,7 @@ from torch import Tensor
 from aoq_ext.training import streams
 from aoq_ext.training.features import Features, concatenate, full_precision, leaves, split, transform
 from aoq_ext.training.model import Model
-from aoq_ext.training.objective import Objective
+from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.step import StepFeatures, StepRows
 
@@ -60,7 +60,7 @@ class BatchGradient:
         self.micro_batch = micro_batch
         self.auxiliary_weight = auxiliary_weight
 
-    def __call__(self, rows: StepRows, objective: Objective, place: Place, batch_size: int) -> BatchResult:
+    def __call__(self, rows: StepRows, objective: TrainingObjective, place: Place, batch_size: int) -> BatchResult:
         """batch_size: pairs of all processes"""
         chunks = rows.chunks(self.micro_batch)
         if len(chunks) > 1:
@@ -73,7 +73,7 @@ class BatchGradient:
         return _result(loss, features, auxiliary)
 
     def _in_chunks(
-        self, rows: StepRows, chunks: list[slice], objective: Objective, place: Place, batch_size: int
+        self, rows: StepRows, chunks: list[slice], objective: TrainingObjective, place: Place, batch_size: int
     ) -> BatchResult:
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         parts = []

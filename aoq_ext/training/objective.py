@@ -12,13 +12,13 @@ from aoq_ext.losses import AdaptiveQuintupletLoss, AdaptiveQuintupletScoreLoss
 from aoq_ext.parallel import Processes, Shares
 from aoq_ext.parallel.tensors import GatherRows
 from aoq_ext.training.config import LossConfig
-from aoq_ext.training.diagnostics import Similarities
+from aoq_ext.training.diagnostics import BatchSimilarities
 from aoq_ext.training.features import Features, leaves, pad, rebuild
 from aoq_ext.training.model import DualEncoder, ScoringModel
 from aoq_ext.training.step import StepFeatures
 
 
-class Objective(ABC):
+class TrainingObjective(ABC):
     """One rung of the ladder. With several processes, features are a share of the batch and the loss is that of all."""
 
     def __init__(self, objective: str, online: str, processes: Processes) -> None:
@@ -31,18 +31,18 @@ class Objective(ABC):
         """The sum over all pairs of the batch."""
 
     @abstractmethod
-    def own_similarities(self, features: StepFeatures) -> Similarities:
+    def own_similarities(self, features: StepFeatures) -> BatchSimilarities:
         """Those of this process's images, with the texts of all."""
 
     @torch.no_grad()
-    def similarities(self, features: StepFeatures) -> Similarities:
+    def similarities(self, features: StepFeatures) -> BatchSimilarities:
         """Of the whole batch, for `measure`; every process asks at the same time."""
         own = self.own_similarities(features)
         gather = self.processes.gather
-        return Similarities(gather(own.scores), gather(own.group_ids), tuple(gather(part) for part in own.offline))
+        return BatchSimilarities(gather(own.scores), gather(own.group_ids), tuple(gather(part) for part in own.offline))
 
 
-class EmbeddingObjective(Objective):
+class EmbeddingObjective(TrainingObjective):
     """Scores are dot products: the fused loss never holds the score matrix."""
 
     def __init__(self, options: LossConfig, objective: str, online: str, processes: Processes) -> None:
@@ -71,7 +71,7 @@ class EmbeddingObjective(Objective):
         )
         return loss
 
-    def own_similarities(self, features: StepFeatures) -> Similarities:
+    def own_similarities(self, features: StepFeatures) -> BatchSimilarities:
         image, text = features.image.float(), features.text.float()  # (b, D)
         offline = []
         if features.hard_image is not None:
@@ -81,10 +81,10 @@ class EmbeddingObjective(Objective):
                 (features.hard_image * features.hard_text).sum(dim=1),
                 (features.hard_text_image * features.hard_image_text).sum(dim=1),
             ]
-        return Similarities(image @ self.processes.gather(text).T, features.group_ids, tuple(offline))
+        return BatchSimilarities(image @ self.processes.gather(text).T, features.group_ids, tuple(offline))
 
 
-class ScoreObjective(Objective):
+class ScoreObjective(TrainingObjective):
     """Scores are the model's: all of the batch's images with all of its texts, and the offline pairs one by one.
 
     With several processes each scores its own images with the texts of all. Texts travel as features, and their
@@ -113,11 +113,11 @@ class ScoreObjective(Objective):
         loss: Tensor = self.function(own.scores, *own.offline, group_ids=features.group_ids)
         return loss
 
-    def own_similarities(self, features: StepFeatures) -> Similarities:
+    def own_similarities(self, features: StepFeatures) -> BatchSimilarities:
         names = ("image", "text", "hard_image", "hard_text", "hard_text_image", "hard_image_text")
         given = {name: getattr(features, name) for name in names}
         scores = quintuplet_scores(self.model, **given, texts=self._everyones(features.text))
-        return Similarities(scores.pop("scores"), features.group_ids, tuple(scores.values()))
+        return BatchSimilarities(scores.pop("scores"), features.group_ids, tuple(scores.values()))
 
     def _everyones(self, texts: Features) -> Features:
         """The texts of all processes in rank order, padded to the longest of them."""

@@ -23,7 +23,7 @@ from aoq_ext.training.evaluation import evaluate
 from aoq_ext.training.journal import Journal, TrainingError
 from aoq_ext.training.model import build_model
 from aoq_ext.training.negatives import RunNegatives
-from aoq_ext.training.objective import Objective, make_objective
+from aoq_ext.training.objective import TrainingObjective, make_objective
 from aoq_ext.training.offline import fingerprint_data
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import start
@@ -176,7 +176,7 @@ class Trainer:
         self._steps(epoch, objective)
         self._finish_epoch(epoch, objective, time.perf_counter() - started)
 
-    def _steps(self, epoch: int, objective: Objective) -> None:
+    def _steps(self, epoch: int, objective: TrainingObjective) -> None:
         config, progress = self.config, self.journal.progress
         sampler = self.negatives.sampler if self.negatives is not None else None
         measured = time.perf_counter()
@@ -197,7 +197,7 @@ class Trainer:
                 self._save()
             self.on_step(self.step)
 
-    def _finish_epoch(self, epoch: int, objective: Objective, seconds: float) -> None:
+    def _finish_epoch(self, epoch: int, objective: TrainingObjective, seconds: float) -> None:
         loss = self.epoch_loss.item() / (self.batches.steps_per_epoch * self.batches.step_size)
         if not math.isfinite(loss):
             raise self.journal.diverged(f"the mean loss of epoch {epoch + 1} is {loss}")

@@ -15,7 +15,7 @@ from aoq_ext.training.config import TrainConfig
 from aoq_ext.training.diagnostics import measure
 from aoq_ext.training.gradient import BatchGradient, BatchResult, Place
 from aoq_ext.training.model import Model
-from aoq_ext.training.objective import Objective
+from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.step import rows_of
 
@@ -48,7 +48,12 @@ class Update:
         processes.copy_from_leader([*model.parameters(), *model.buffers()])
 
     def __call__(
-        self, batch: Batch, objective: Objective, sampler: OfflineNegativeSampler | None, lr: float, measured: bool
+        self,
+        batch: Batch,
+        objective: TrainingObjective,
+        sampler: OfflineNegativeSampler | None,
+        lr: float,
+        measured: bool,
     ) -> StepResult:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -81,7 +86,7 @@ class Update:
         auxiliary = self._auxiliary(result)
         return result.loss if auxiliary is None else result.loss + auxiliary
 
-    def _measure(self, result: BatchResult, objective: Objective, pairs: int) -> dict[str, float]:
+    def _measure(self, result: BatchResult, objective: TrainingObjective, pairs: int) -> dict[str, float]:
         similarities = objective.similarities(result.features)
         measurement = measure(similarities, self.config.loss, objective.objective, objective.online)
         if (auxiliary := self._auxiliary(result)) is not None:
