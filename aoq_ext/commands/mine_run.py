@@ -15,11 +15,11 @@ from aoq_ext._files import visible
 from aoq_ext.commands.mine_output import export_authors_layout, shortness
 from aoq_ext.mining.authors_layout import check_caption_order
 from aoq_ext.mining.lists_folder import check_replaceable
-from aoq_ext.mining.manifest import MANIFEST, OtherProblem
+from aoq_ext.mining.manifest import MANIFEST
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.mining import MiningOptions, mine_run, rules_of
+from aoq_ext.training.mining import UNFINISHED, MiningOptions, mine_into, rules_of
 from aoq_ext.training.model import DualEncoder
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import load_split
@@ -28,14 +28,12 @@ if TYPE_CHECKING:
     from aoq_ext.commands.mine_report import Earlier
     from aoq_ext.data import ImageTextData
 
-_WORK = "unfinished"  # in the folder of the lists
-
 
 def mine(parsed: argparse.Namespace) -> int:
     if parsed.threads is not None:
         torch.set_num_threads(parsed.threads)
     known = check_replaceable(parsed.out, "out")
-    _check_work(parsed.out / _WORK)
+    _check_work(parsed.out / UNFINISHED)
     loaded = load_run(parsed.run, device=parsed.device or "cpu", root=parsed.root)
     lists, earlier = _look(parsed, loaded, known)
     begun = time.perf_counter()
@@ -43,11 +41,12 @@ def mine(parsed: argparse.Namespace) -> int:
     if lists is None:
         message = ""
         try:
-            _mine(loaded, parsed).save(parsed.out)
+            with MiningDisplay() as display:
+                options = replace(_options(parsed), on_progress=display.update)
+                lists = mine_into(parsed.out, loaded, parsed.k_text, parsed.k_image, parsed.report is not None, options)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt("the same command continues it") from error
-        lists = OfflineLists.load(parsed.out)  # from where they stay
-    shutil.rmtree(parsed.out / _WORK, ignore_errors=True)
+    shutil.rmtree(parsed.out / UNFINISHED, ignore_errors=True)  # of a process that was killed after it had written them
     seconds = time.perf_counter() - begun
     texts, images = lists.texts.shape, lists.images.shape
     print(
@@ -132,16 +131,4 @@ def _options(parsed: argparse.Namespace) -> MiningOptions:
         relative_margin=parsed.relative_margin,
         max_score=parsed.max_score,
         memory_limit=parsed.memory_limit,
-        work=parsed.out / _WORK,
     )
-
-
-def _mine(loaded: LoadedRun, parsed: argparse.Namespace) -> OfflineLists:
-    with MiningDisplay() as display:
-        options = replace(_options(parsed), on_progress=display.update)
-        arguments = (loaded, parsed.k_text, parsed.k_image, parsed.report is not None, options)
-        try:
-            return mine_run(*arguments)
-        except OtherProblem:  # other weights or rules than when it was stopped
-            shutil.rmtree(parsed.out / _WORK)
-            return mine_run(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from aoq_ext._scalars import as_int
 from aoq_ext.mining import mine_hard_negatives, mine_to_files
 from aoq_ext.mining.captions import token_labels
 from aoq_ext.mining.lists_folder import fingerprint_embeddings
+from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from aoq_ext.data import ImageTextData
 
 ALL_PAIRS = 1 << 20
+UNFINISHED = "unfinished"  # work, in the folder of the lists
 _RULES = ("skip", "margin", "relative_margin", "max_score")
 _Lists = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
@@ -77,6 +80,29 @@ def mine_run(
     return mine_model(
         loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch, options, rerank=rerank
     )
+
+
+def mine_into(
+    folder: Path,
+    run: LoadedRun,
+    k_text: int,
+    k_image: int,
+    scores: bool = False,
+    options: MiningOptions | None = None,
+    rerank: int | None = None,
+) -> OfflineLists:
+    """`mine_run` into a folder, which keeps what was done until the lists are there: the same call goes on where it
+    was stopped, and begins anew for other weights or rules."""
+    work = folder / UNFINISHED
+    arguments = (run, k_text, k_image, scores, replace(options or MiningOptions(), work=work), rerank)
+    try:
+        lists = mine_run(*arguments)
+    except OtherProblem:
+        shutil.rmtree(work)
+        lists = mine_run(*arguments)
+    lists.save(folder)
+    shutil.rmtree(work, ignore_errors=True)
+    return OfflineLists.load(folder)  # from where they stay
 
 
 def mine_model(

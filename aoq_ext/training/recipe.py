@@ -20,13 +20,13 @@ from rich.table import Table
 
 from aoq_ext._files import expanded, write_bytes_atomically
 from aoq_ext.data.precomputed import splits_in
-from aoq_ext.mining.manifest import MANIFEST, OtherProblem
+from aoq_ext.mining.manifest import MANIFEST
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
 from aoq_ext.training.evaluation import evaluate_folds
 from aoq_ext.training.history import History
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.mining import MiningOptions, mine_run
+from aoq_ext.training.mining import UNFINISHED, MiningOptions, mine_into
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import load_split
 from aoq_ext.training.parse import load_config
@@ -36,7 +36,6 @@ from aoq_ext.training.trainer import train
 STEPS = ("round 1", "mining", "round 2", "evaluation")
 ROUNDS = {"round 1": "-round1.yaml", "round 2": "-aoq.yaml"}
 _OWN_FLAGS = {"run": "--out", "offline.lists": "--out", "data.root": "--root"}
-_WORK = "unfinished"  # in the folder of the lists
 _COLUMNS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum")
 
 Results = dict[str, dict[str, dict[str, Any]]]  # of `evaluate_folds`, by round and evaluation
@@ -184,26 +183,18 @@ def _mine(recipe: Recipe, device: str, console: Console) -> None:
     offline = recipe.second.offline
     _announce(console, STEPS[1], f"{offline.top_texts} texts per image, {offline.top_images} images per text")
     loaded = load_run(recipe.first.run, device=device)
-    work = recipe.lists / _WORK
     if (recipe.lists / MANIFEST).is_file():
         _check_lists(recipe, loaded)
-        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed after it had written the lists
+        shutil.rmtree(
+            recipe.lists / UNFINISHED, ignore_errors=True
+        )  # of a process that was killed after it had written the lists
         console.print(f"done before: {recipe.lists}", highlight=False, soft_wrap=True)
         return
     with MiningDisplay() as display:
-        arguments: dict[str, Any] = {
-            "k_text": offline.top_texts,
-            "k_image": offline.top_images,
-            "options": MiningOptions(work=work, on_progress=display.update),
-            "rerank": offline.rerank,
-        }
-        try:
-            lists = mine_run(loaded, **arguments)
-        except OtherProblem:  # other weights or settings than when it was stopped
-            shutil.rmtree(work)
-            lists = mine_run(loaded, **arguments)
-    lists.save(recipe.lists)
-    shutil.rmtree(work)
+        options = MiningOptions(on_progress=display.update)
+        lists = mine_into(
+            recipe.lists, loaded, offline.top_texts, offline.top_images, options=options, rerank=offline.rerank
+        )
     console.print(f"{len(lists.texts):,} images × {len(lists.images):,} texts: {recipe.lists}", highlight=False)
 
 
