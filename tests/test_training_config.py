@@ -209,6 +209,14 @@ def test_a_base_gives_what_a_file_leaves_out(tmp_path: Path) -> None:
     assert load_config(tmp_path / "third.yaml", seed=3).seed == 3
 
 
+def test_arguments_are_replaced_whole(tmp_path: Path) -> None:
+    encoder = "model: {image_encoder: {%sargs: {dim: %d%s}}}\n"
+    (tmp_path / "first.yaml").write_text(encoder % ("factory: aoq_ext.encoders.ConvEncoder, ", 3, ", dropout: 0.1"))
+    (tmp_path / "second.yaml").write_text("base: first.yaml\n" + encoder % ("", 5, ""))
+    chosen = load_config(tmp_path / "second.yaml").model.image_encoder
+    assert (chosen.factory, chosen.args) == ("aoq_ext.encoders.ConvEncoder", {"dim": 5})
+
+
 def test_bases_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     with pytest.raises(ConfigError, match=r"b\.yaml"):
