@@ -84,25 +84,11 @@ def _score_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tu
     return (*_keep(wanted, grads), *(None,) * 10)
 
 
-def _attention_setup_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.options = inputs[5:]
-
-
-def _attention_backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-    grads = call_operator(torch.ops.aoq.cross_attention_backward.default, grad_scores, *ctx.saved_tensors, *ctx.options)
-    return (*_keep(ctx.needs_input_grad[:3], grads), *(None,) * 7)
-
-
 def _refuse_double_backward(ctx: Any, *_: Tensor | None) -> None:
     raise RuntimeError(
         "aoq_ext losses have no second derivative: double backward (create_graph=True) is not supported; "
         "use the function of the same name in aoq_ext.reference, which is plain PyTorch"
     )
-
-
-def _refuse_double_attention_backward(ctx: Any, *_: Tensor | None) -> None:
-    raise RuntimeError("cross attention has no second derivative: double backward (create_graph=True) is not supported")
 
 
 class QuintupletLoss(torch.autograd.Function):
@@ -133,5 +119,3 @@ torch.library.register_autograd("aoq::quintuplet_forward", _backward, setup_cont
 torch.library.register_autograd("aoq::quintuplet_backward", _refuse_double_backward)
 torch.library.register_autograd("aoq::quintuplet_score_forward", _score_backward, setup_context=_score_setup_context)
 torch.library.register_autograd("aoq::quintuplet_score_backward", _refuse_double_backward)
-torch.library.register_autograd("aoq::cross_attention", _attention_backward, setup_context=_attention_setup_context)
-torch.library.register_autograd("aoq::cross_attention_backward", _refuse_double_attention_backward)

@@ -219,34 +219,3 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     columns = (0,) if candidate_keys is None else candidate_keys.shape
     return anchor_keys.new_empty(anchor_keys.shape), anchor_keys.new_empty(columns)
-
-
-@torch.library.register_fake("aoq::matrix_product")
-def _(left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(left.shape[0], right.shape[1])
-
-
-@torch.library.register_fake("aoq::add_matrix_product_")
-def _(into: Tensor, left: Tensor, right: Tensor) -> None:
-    return None
-
-
-@torch.library.register_fake("aoq::cross_attention")
-def _(
-    products: Tensor,  # (G, K, Q, C)
-    gram: Tensor,  # (G, C, C)
-    query_norm: Tensor,  # (G or 1, K, Q)
-    *rest: object,
-) -> Tensor:
-    return products.new_empty(products.shape[:2])
-
-
-@torch.library.register_fake("aoq::cross_attention_backward")
-def _(
-    grad_scores: Tensor,  # (G, K)
-    products: Tensor,  # (G, K, Q, C)
-    gram: Tensor,  # (G, C, C)
-    query_norm: Tensor,  # (G or 1, K, Q)
-    *rest: object,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(products), gram.new_empty(gram.shape), query_norm.new_empty(query_norm.shape)

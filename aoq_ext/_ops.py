@@ -111,49 +111,6 @@ def _differentiable(function: type[torch.autograd.Function], operator: Any) -> A
     return function.apply if torch.is_grad_enabled() else partial(call_operator, operator.default)
 
 
-def matrix_product(left: Tensor, right: Tensor) -> Tensor:
-    """left: (M, K); right: (K, N) -> (M, N); float32, on the CPU. Without a gradient."""
-    product: Tensor = call_operator(torch.ops.aoq.matrix_product.default, left, right)
-    return product
-
-
-def add_matrix_product_(into: Tensor, left: Tensor, right: Tensor) -> None:
-    """into: (M, N), each row in one piece; left: (M, K); right: (K, N); float32, on the CPU. Without a gradient."""
-    call_operator(torch.ops.aoq.add_matrix_product_.default, into, left, right)
-
-
-def cross_attention(
-    products: Tensor,  # (G, K, Q, C), any strides
-    gram: Tensor,  # (G, C, C)
-    query_norm: Tensor,  # (G or 1, K, Q)
-    query_lengths: Tensor | None,  # (G or 1, K), integers from 1 to Q
-    context_lengths: Tensor | None,  # (G,), integers from 1 to C
-    feature_norm: int,
-    lambda_softmax: float,
-    focal: int,
-    pooling: int,
-    lambda_lse: float,
-) -> Tensor:  # (G, K)
-    """Scores of pairs, as `aoq_ext.encoders.attention` has them; float32, on the CPU. Codes: csrc/attention_rule.h."""
-    scores: Tensor = torch.ops.aoq.cross_attention(
-        products, gram, query_norm, query_lengths, context_lengths,
-        feature_norm, lambda_softmax, focal, pooling, lambda_lse,
-    )  # fmt: skip
-    return scores
-
-
-def cross_attention_backward(
-    grad_scores: Tensor,  # (G, K)
-    products: Tensor,  # (G, K, Q, C)
-    *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of products, gram and query_norm; the other arguments are those of `cross_attention`."""
-    grads: tuple[Tensor, Tensor, Tensor] = call_operator(
-        torch.ops.aoq.cross_attention_backward.default, grad_scores, products, *rest
-    )
-    return grads
-
-
 def mine_tile(
     anchors: Side,
     candidates: Side,

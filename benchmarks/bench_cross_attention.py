@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import platform
 import statistics
 import sys
@@ -106,6 +107,7 @@ def table(problem: Problem, results: dict[str, Result]) -> str:
     loop = results[LOOP]
     operations = 6.0 * problem.items**2 * problem.regions * problem.words * problem.width
     machine = environment(get_cpu_info().get("brand_raw", platform.processor()))
+    machine["load average of five minutes"] = f"{os.getloadavg()[1]:.1f}"  # other people's work included
     lines = [
         f"{problem.items} images × {problem.items} texts, {problem.regions} regions, {problem.words} words, D = "
         f"{problem.width}, t2i, forward and backward, float32; {len(loop.wall)} rounds.",

@@ -52,14 +52,4 @@ STABLE_TORCH_LIBRARY(aoq, m) {
       "int first_candidate, Tensor? anchor_ids, Tensor? candidate_ids, Tensor? anchor_labels, Tensor? anchor_offsets, "
       "Tensor? candidate_labels, Tensor? candidate_offsets, Tensor? anchor_caps, Tensor? candidate_caps, "
       "float input_rounding=0.0, int arithmetic=0, int panel=0) -> (Tensor anchor_keys, Tensor candidate_keys)");
-  m.def("matrix_product(Tensor left, Tensor right) -> Tensor");
-  m.def("add_matrix_product_(Tensor(a!) into, Tensor left, Tensor right) -> ()");
-  m.def(
-      "cross_attention(Tensor products, Tensor gram, Tensor query_norm, Tensor? query_lengths, "
-      "Tensor? context_lengths, int feature_norm, float lambda_softmax, int focal, int pooling, float lambda_lse) -> "
-      "Tensor");
-  m.def(
-      "cross_attention_backward(Tensor grad_scores, Tensor products, Tensor gram, Tensor query_norm, "
-      "Tensor? query_lengths, Tensor? context_lengths, int feature_norm, float lambda_softmax, int focal, int pooling, "
-      "float lambda_lse) -> (Tensor products, Tensor gram, Tensor query_norm)");
 }

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from aoq_ext._options import option_of
-from aoq_ext.encoders.padding import check_features, check_lengths, mask_of
-from aoq_ext.encoders.score_grid import GridPlan, grid_scores
-from aoq_ext.encoders.score_rule import ScoreRule, Side, has_cpu_kernel
+from aoq_ext.encoders.padding import check_features, check_lengths, clear, mask_of
+from aoq_ext.encoders.score_grid import grid_scores
+from aoq_ext.encoders.score_rule import Fragments, ScoreRule
 
 # Products at a time, by default.
-_KERNEL_CHUNK = 2**22  # a kernel works on one pair at a time: enough for matrix products at full speed
-_CPU_CHUNK = 2**20  # PyTorch's operations pass over a block again and again: as many as a core's cache holds
-_GPU_CHUNK = 2**24  # ...or as many as keep a GPU busy
+_CPU_CHUNK = 2**21  # many operations pass over a block, and each starts the threads anew
+_GPU_CHUNK = 2**24  # as many as keep a GPU busy
 _KEPT = 2**26  # products of a batch that are kept for the backward pass: 256 MiB in float32
 
 
@@ -27,11 +26,10 @@ class CrossAttention(nn.Module):
     See `attention` for the mathematics and `SCAN` and `BFAN` for the sources.
 
     All pairs are computed together, in blocks. A block's intermediate results are computed again for the backward
-    pass, so memory beyond the inputs, their gradients and the scores is bounded: in one direction fifteen times
-    ``chunk_elements`` numbers, in both some twenty; three times the features, for copies without padding, sums of
-    gradients and what a matrix product packs; and the products of regions and words themselves where a batch has no
-    more than ``kept_elements``. Where a loss gives few pairs a gradient, as one with hardest negatives does, the
-    backward pass computes only those.
+    pass, so memory beyond the inputs, their gradients and the scores is bounded: in one direction thirteen times
+    ``chunk_elements`` numbers, in both nineteen; twice the features, for copies without padding and sums of gradients;
+    and the products of regions and words themselves where a batch has no more than ``kept_elements``. Where a loss
+    gives few pairs a gradient, as one with hardest negatives does, the backward pass computes only those.
 
     Padding is never read: whatever it holds, NaN included, scores and gradients are the same and its gradient is 0.
     float16 and bfloat16 features are computed with in float32.
@@ -98,11 +96,12 @@ class CrossAttention(nn.Module):
             check_lengths("image_lengths", image_lengths, images)
         if not len(images) or not len(texts):
             return images.new_zeros(len(images), len(texts), dtype=_working(images).dtype)
+        chunk = self.chunk_elements or (_CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK)
         mask = _mask(images, image_lengths)
-        images, texts = _working(images), _working(texts)
-        plan = GridPlan.of(self.rule, text_lengths, self.chunk_elements or _usual_chunk(images), self.kept_elements)
         with torch.autocast(images.device.type, enabled=False):
-            return grid_scores(images, mask, texts, plan)
+            return grid_scores(
+                self.rule, _working(images), mask, _working(texts), text_lengths, chunk, self.kept_elements
+            )
 
     def pairs(
         self,
@@ -121,17 +120,11 @@ class CrossAttention(nn.Module):
         if not len(images):
             return images.new_zeros(0, dtype=_working(images).dtype)
         with torch.autocast(images.device.type, enabled=False):
+            image_mask, text_mask = _mask(images, image_lengths), mask_of(lengths, max(text_lengths))
             texts = texts[:, : max(text_lengths)]
-            image_side = Side.of(_working(images), _mask(images, image_lengths), self.rule.attends_to_regions)
-            text_side = Side.of(_working(texts), _mask(texts, lengths), self.rule.attends_to_words)
-            products = torch.bmm(text_side.features, image_side.features.mT)  # (B, L, R)
-            return self.rule.each_pair(products, image_side, text_side)
-
-
-def _usual_chunk(images: Tensor) -> int:
-    if has_cpu_kernel(images):
-        return _KERNEL_CHUNK
-    return _CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK
+            image_side = Fragments.of(clear(_working(images), image_mask), image_mask)
+            text_side = Fragments.of(clear(_working(texts), text_mask), text_mask)
+            return self.rule.each_pair(image_side, text_side)
 
 
 def _mask(features: Tensor, lengths: Tensor | None) -> Tensor | None:

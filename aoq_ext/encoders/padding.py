@@ -11,6 +11,11 @@ def mask_of(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def clear(features: Tensor, mask: Tensor | None) -> Tensor:
+    """features: (B, F, D); mask: (B, F), or None where nothing is padded -> contiguous, with zeros where padded"""
+    return (features if mask is None else features.masked_fill(~mask.unsqueeze(-1), 0.0)).contiguous()
+
+
 def check_features(images: Tensor, texts: Tensor) -> None:
     """images: (N, R, D); texts: (M, L, D)"""
     for name, features, shape in (("images", images, "(N, R, D)"), ("texts", texts, "(M, L, D)")):

@@ -8,7 +8,7 @@ little. Otherwise it goes through the same blocks as the forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aoq_ext import _ops
-from aoq_ext.encoders.padding import mask_of
-from aoq_ext.encoders.score_rule import ScoreRule, Side, has_cpu_kernel
+from aoq_ext.encoders.padding import clear, mask_of
+from aoq_ext.encoders.score_rule import Fragments, ScoreRule
 
 _FEWEST_COLUMNS = 256  # words that a block should have, so that its matrix product runs at full speed
 _SPARSE = 0.125  # of the pairs: from this on, blocks are cheaper than single pairs
@@ -26,149 +25,141 @@ _SPARSE = 0.125  # of the pairs: from this on, blocks are cheaper than single pa
 
 @dataclass(frozen=True)
 class GridPlan:
-    """How to go through N images and M texts.
+    """How to go through N images of R regions and M texts, the longest first.
 
-    Long texts come first: texts of a block are then of about one length, and little padding is computed.
+    Texts of a block are then of about one length, and little padding is computed.
     """
 
     rule: ScoreRule
-    order: list[int]  # of the texts
-    text_lengths: list[int]  # in this order
+    image_mask: Tensor | None  # (N, R)
+    text_mask: Tensor | None  # (M, L)
+    lengths: list[int]  # of the texts
     chunk_elements: int  # products in a block
     kept_elements: int  # products that may be kept for the backward pass
 
-    @classmethod
-    def of(cls, rule: ScoreRule, text_lengths: list[int], chunk_elements: int, kept_elements: int) -> GridPlan:
-        order = sorted(range(len(text_lengths)), key=lambda text: -text_lengths[text])
-        return cls(rule, order, [text_lengths[text] for text in order], chunk_elements, kept_elements)
+    def fragments(self, images: Tensor, texts: Tensor) -> tuple[Fragments, Fragments]:
+        return Fragments.of(images, self.image_mask), Fragments.of(texts, self.text_mask)
 
-    def sides(self, images: Tensor, image_mask: Tensor | None, texts: Tensor, order: Tensor) -> tuple[Side, Side]:
-        longest = self.text_lengths[0]
-        text_mask = None
-        if self.text_lengths[-1] < longest:
-            text_mask = mask_of(torch.tensor(self.text_lengths, dtype=torch.int64, device=texts.device), longest)
-        return (
-            Side.of(images, image_mask, self.rule.attends_to_regions),
-            Side.of(texts[:, :longest].index_select(0, order), text_mask, self.rule.attends_to_words),
-        )
-
-    def blocks(self, count: int, regions: int) -> Iterator[tuple[slice, slice]]:
-        """Images and texts of each block of ``count`` images."""
-        words = min(_FEWEST_COLUMNS, sum(self.text_lengths))
-        pieces = min(max(1, math.ceil(count * regions * words / self.chunk_elements)), count)
+    def blocks(self, count: int, regions: int) -> Iterator[tuple[slice, slice, int]]:
+        """Images and texts of each block of N = ``count`` images, and the length of its longest text."""
+        words = min(_FEWEST_COLUMNS, sum(self.lengths))
+        pieces = min(math.ceil(count * regions * words / self.chunk_elements), count)
         height = math.ceil(count / pieces)
-        columns = self.chunk_elements // (height * regions)
         first = 0
-        while first < len(self.text_lengths):
-            width = max(1, columns // self.text_lengths[first])
+        while first < len(self.lengths):
+            longest = self.lengths[first]
+            last = first + max(1, self.chunk_elements // (height * regions * longest))
             for top in range(0, count, height):
-                yield slice(top, top + height), slice(first, first + width)
-            first += width
-
-    def keeps(self, count: int, regions: int) -> bool:
-        return count * regions * sum(self.text_lengths) <= self.kept_elements
-
-    def block(self, images: Side, texts: Side, rows: slice, columns: slice) -> tuple[Side, Side]:
-        return images.rows(rows, images.norm.shape[1]), texts.rows(columns, self.text_lengths[columns.start])
+                yield slice(top, top + height), slice(first, last), longest
+            first = last
 
 
-def grid_scores(images: Tensor, image_mask: Tensor | None, texts: Tensor, plan: GridPlan) -> Tensor:
-    """images: (N, R, D); image_mask: (N, R); texts: (M, L, D) -> (N, M)"""
-    order = torch.tensor(plan.order, dtype=torch.int64, device=texts.device)
-    scores: Tensor = _Grid.apply(plan, order, image_mask, images, texts)
-    return scores
+def grid_scores(
+    rule: ScoreRule,
+    images: Tensor,  # (N, R, D)
+    image_mask: Tensor | None,  # (N, R)
+    texts: Tensor,  # (M, L, D)
+    lengths: list[int],
+    chunk_elements: int,
+    kept_elements: int,
+) -> Tensor:  # (N, M)
+    order = sorted(range(len(lengths)), key=lambda text: -lengths[text])
+    lengths = [lengths[text] for text in order]
+    text_mask = None
+    if lengths[-1] < lengths[0]:
+        text_mask = mask_of(torch.tensor(lengths, dtype=torch.int64, device=texts.device), lengths[0])
+    plan = GridPlan(rule, image_mask, text_mask, lengths, chunk_elements, kept_elements)
+    places = torch.tensor(order, dtype=torch.int64, device=texts.device)
+    ordered = texts[:, : lengths[0]].index_select(0, places)
+    scores: Tensor = _Grid.apply(plan, clear(images, image_mask), clear(ordered, text_mask))
+    return scores.index_select(1, places.argsort())
 
 
 class _Grid(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, plan: GridPlan, order: Tensor, image_mask: Tensor | None, images: Tensor, texts: Tensor
-    ) -> Tensor:
-        image_side, text_side = plan.sides(images, image_mask, texts, order)
-        keep = any(ctx.needs_input_grad) and plan.keeps(*images.shape[:2])
-        scores = images.new_empty(len(images), len(texts))
+    def forward(ctx: Any, plan: GridPlan, images: Tensor, texts: Tensor) -> Tensor:
+        count, regions = images.shape[:2]
+        keeps = any(ctx.needs_input_grad) and count * regions * sum(plan.lengths) <= plan.kept_elements
+        every_image, every_text = plan.fragments(images, texts)
+        scores = images.new_empty(count, len(texts))
         kept = []
-        for rows, columns in plan.blocks(*images.shape[:2]):
-            image, text = plan.block(image_side, text_side, rows, columns)
+        for rows, columns, longest in plan.blocks(count, regions):
+            image, text = every_image.at(rows, regions), every_text.at(columns, longest)
             products = _products(image, text)
             scores[rows, columns] = plan.rule.every_pair(products, image, text)
-            if keep:
+            if keeps:
                 kept.append(products)
-        tensors = image_side.tensors(), text_side.tensors()
-        ctx.plan, ctx.masks = plan, (image_mask, text_side.mask)
-        ctx.words, ctx.sizes = texts.shape[1], [len(side) for side in tensors]
-        ctx.save_for_backward(order, *tensors[0], *tensors[1], *kept)
-        return scores.index_select(1, order.argsort())
+        ctx.plan = plan
+        ctx.save_for_backward(images, texts, *kept)
+        return scores
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        plan, (first, second) = ctx.plan, ctx.sizes
-        order, *saved = ctx.saved_tensors
-        images = Side.from_tensors(saved[:first], ctx.masks[0])
-        texts = Side.from_tensors(saved[first : first + second], ctx.masks[1])
-        by_images, by_texts = images.zeros(), texts.zeros()
-        *_, wants_images, wants_texts = ctx.needs_input_grad
-        gradient = gradient.index_select(1, order)
-        with_gradient = gradient.mT.nonzero()  # (P, 2), text and image, longest texts first
-        with torch.autocast(gradient.device.type, enabled=False):
-            if len(with_gradient) <= _SPARSE * gradient.numel():
-                _add_pairs(plan, images, texts, by_images, by_texts, gradient, with_gradient)
-            else:
-                kept = saved[first + second :]
-                _add_blocks(plan, images, texts, by_images, by_texts, gradient, kept, wants_images, wants_texts)
-        return (
-            None, None, None,
-            images.gather(by_images) if wants_images else None,
-            _put_back(texts.gather(by_texts), order, ctx.words) if wants_texts else None,
-        )  # fmt: skip
+        return None, *_gradients(ctx, gradient, *ctx.saved_tensors)
 
 
-def _put_back(rows: Tensor, order: Tensor, size: int) -> Tensor:
-    """rows: (M, l, D), in ``order`` -> (M, size, D), as they were, with zeros beyond l"""
-    if rows.shape[1] == size:
-        return rows.index_select(0, order.argsort())
-    whole = rows.new_zeros(len(rows), size, rows.shape[2])
-    whole[:, : rows.shape[1]].index_copy_(0, order, rows)
-    return whole
+@once_differentiable  # and features are among what it is given: whoever derives it by them is told so
+def _gradients(ctx: Any, gradient: Tensor, images: Tensor, texts: Tensor, *kept: Tensor) -> tuple[Tensor | None, ...]:
+    """By images and texts, from that by their scores."""
+    with torch.autocast(gradient.device.type, enabled=False):
+        first, second = map(_Side, ctx.plan.fragments(images, texts), ctx.needs_input_grad[1:])
+        pairs = gradient.mT.nonzero()  # (P, 2), text and image, longest texts first
+        if len(pairs) <= _SPARSE * gradient.numel():
+            _add_pairs(ctx.plan, first, second, gradient, pairs)
+        else:
+            _add_blocks(ctx.plan, first, second, gradient, kept)
+        return tuple(side.gradient() if side.wanted else None for side in (first, second))
 
 
-def _add_blocks(
-    plan: GridPlan, images: Side, texts: Side, image_totals: Side, text_totals: Side, gradient: Tensor,
-    kept: list[Tensor], wants_images: bool, wants_texts: bool,
-) -> None:  # fmt: skip
-    """Add to the totals the gradient of every pair's score; to the features' where they are wanted."""
-    for block, (rows, columns) in enumerate(plan.blocks(*images.norm.shape)):
-        image, text = plan.block(images, texts, rows, columns)
-        into_image, into_text = plan.block(image_totals, text_totals, rows, columns)
-        products = kept[block] if kept else _products(image, text)
-        by_product = plan.rule.add_gradients(gradient[rows, columns], products, image, text, into_image, into_text)
-        by_product = by_product.flatten(2).flatten(0, 1)  # (m L, n R)
-        flat_image, flat_text = image.features.flatten(0, 1), text.features.flatten(0, 1)
-        if wants_images:
-            _add_product(into_image.features.view(flat_image.shape), by_product.mT, flat_text)
-        if wants_texts:
-            into_text.features.add_(_product(by_product, flat_image).view(into_text.features.shape))
+class _Side:
+    """The images or the texts, and their gradient as it is summed up, where it is wanted."""
+
+    def __init__(self, fragments: Fragments, wanted: bool) -> None:
+        self.fragments, self.wanted = fragments, wanted
+        self.size = fragments.features.shape[1]
+        self.by_features, self.by_gram = torch.zeros_like(fragments.features), torch.zeros_like(fragments.gram)
+
+    def leaves(self, index: Tensor | slice, count: int) -> Fragments:
+        """Fragments at the root of a graph of their own."""
+        part = self.fragments.at(index, count)
+        features, gram = (tensor.detach().requires_grad_(self.wanted) for tensor in (part.features, part.gram))
+        return Fragments(features, gram, part.mask)
+
+    def gradient(self) -> Tensor:
+        """By the features, once everything is summed up."""
+        return self.by_features.baddbmm_(self.by_gram + self.by_gram.mT, self.fragments.features)
 
 
-def _add_pairs(
-    plan: GridPlan, images: Side, texts: Side, image_totals: Side, text_totals: Side, gradient: Tensor, pairs: Tensor,
-) -> None:  # fmt: skip
-    """Add to the totals the gradient of the scores of ``pairs``: (P, 2), text and image."""
-    regions, width = images.features.shape[1:]
-    step = max(1, plan.chunk_elements // ((regions + texts.norm.shape[1]) * width))
-    longest_of_steps = [plan.text_lengths[text] for text in pairs[::step, 0].tolist()]
-    for step_index, longest in enumerate(longest_of_steps):
-        column, row = pairs[step_index * step :][:step].unbind(1)
-        image, text = images.rows(row, regions).leaves(), texts.rows(column, longest).leaves()
+def _add_blocks(plan: GridPlan, images: _Side, texts: _Side, gradient: Tensor, kept: Sequence[Tensor]) -> None:
+    """The gradient of every pair's score."""
+    for block, (rows, columns, longest) in enumerate(plan.blocks(len(gradient), images.size)):
+        image, text = images.leaves(rows, images.size), texts.leaves(columns, longest)
+        flat_image, flat_text = (part.features.detach().flatten(0, 1) for part in (image, text))
+        products = (kept[block] if kept else _products(image, text)).detach().requires_grad_()
         with torch.enable_grad():
-            scores = plan.rule.each_pair(torch.bmm(text.features, image.features.mT), image, text)
-        inputs = image.tensors() + text.tensors()
-        wanted = list(torch.autograd.grad(scores, inputs, gradient[row, column], materialize_grads=True))
-        for total in image_totals.tensors():
-            _add_rows(total, row, wanted.pop(0))
-        for total in text_totals.rows(slice(None), longest).tensors():
-            _add_rows(total, column, wanted.pop(0))
+            plan.rule.every_pair(products, image, text).backward(gradient[rows, columns])
+        by_products = _grad(products).flatten(2).flatten(0, 1)  # (n R, m L)
+        if images.wanted:
+            images.by_gram[rows] += _grad(image.gram)
+            images.by_features[rows].view(flat_image.shape).addmm_(by_products, flat_text)
+        if texts.wanted:
+            texts.by_gram[columns, :longest, :longest] += _grad(text.gram)
+            texts.by_features[columns, :longest] += (by_products.mT @ flat_image).view(text.features.shape)
+
+
+def _add_pairs(plan: GridPlan, images: _Side, texts: _Side, gradient: Tensor, pairs: Tensor) -> None:
+    """The gradient of the scores of ``pairs``: (P, 2), text and image."""
+    step = max(1, plan.chunk_elements // ((images.size + texts.size) * images.by_features.shape[2]))
+    longest_of_steps = [plan.lengths[text] for text in pairs[::step, 0].tolist()]
+    for some, longest in zip(pairs.split(step), longest_of_steps):
+        column, row = some.unbind(1)
+        image, text = images.leaves(row, images.size), texts.leaves(column, longest)
+        with torch.enable_grad():
+            plan.rule.each_pair(image, text).backward(gradient[row, column])
+        for side, index, count, part in ((images, row, images.size, image), (texts, column, longest, text)):
+            if side.wanted:
+                _add_rows(side.by_features[:, :count], index, _grad(part.features))
+                _add_rows(side.by_gram[:, :count, :count], index, _grad(part.gram))
 
 
 def _add_rows(total: Tensor, index: Tensor, addend: Tensor) -> None:
@@ -179,19 +170,12 @@ def _add_rows(total: Tensor, index: Tensor, addend: Tensor) -> None:
         total.index_put_((index,), addend, accumulate=True)
 
 
-def _products(images: Side, texts: Side) -> Tensor:
-    """-> (m, L, n, R): one matrix product of every word and every region"""
-    (n, regions), (m, words) = images.norm.shape, texts.norm.shape
-    return _product(texts.features.flatten(0, 1), images.features.flatten(0, 1).mT).view(m, words, n, regions)
+def _grad(leaf: Tensor) -> Tensor:
+    assert leaf.grad is not None
+    return leaf.grad
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return _ops.matrix_product(left, right) if has_cpu_kernel(left) else left @ right
-
-
-def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
-    """into += left @ right"""
-    if has_cpu_kernel(into):
-        _ops.add_matrix_product_(into, left, right)
-    else:
-        into.addmm_(left, right)
+def _products(images: Fragments, texts: Fragments) -> Tensor:
+    """-> (n, R, m, L): one matrix product of every region and every word"""
+    (n, regions), (m, words) = images.features.shape[:2], texts.features.shape[:2]
+    return (images.features.flatten(0, 1) @ texts.features.flatten(0, 1).mT).view(n, regions, m, words)

@@ -60,9 +60,10 @@ AOQ_VECTORS void transpose(__m512i (&rows)[kLanes]) {
   }
 }
 
-// One panel, from `filled` rows that lie `stride` bytes apart.
+// One panel, from `filled` rows.
 template <int64_t kPanel>
-AOQ_VECTORS void pack_rows(const char* rows, int64_t stride, int64_t filled, int64_t words, uint32_t* out) {
+AOQ_VECTORS void pack_rows(const char* rows, int64_t filled, int64_t words, uint32_t* out) {
+  const int64_t stride = words * sizeof(uint32_t);
   for (int64_t w = 0; w < words; w += kLanes) {
     const __mmask16 line = first_lanes(words - w);
 #pragma GCC unroll 2
@@ -84,26 +85,11 @@ AOQ_VECTORS void pack_rows(const char* rows, int64_t stride, int64_t filled, int
   }
 }
 
-// The same, from columns of `filled` words that lie `stride` bytes apart.
-template <int64_t kPanel>
-void pack_columns(const char* columns, int64_t stride, int64_t filled, int64_t words, uint32_t* out) {
-  for (int64_t w = 0; w < words; ++w, out += kPanel) {
-    if (filled == kPanel) {
-      std::memcpy(out, columns + w * stride, kPanel * sizeof(uint32_t));
-    } else {
-      std::memcpy(out, columns + w * stride, filled * sizeof(uint32_t));
-      std::fill(out + filled, out + kPanel, 0u);
-    }
-  }
-}
-
 struct Block {
   const uint32_t *images, *texts;  // panels, from word 0
   int64_t words;
   float* out;  // (rows, columns)
   int64_t stride, rows, columns;
-  int64_t depth;  // words that are summed before they are added to the rest
-  bool adds;      // to what is there
 
   __mmask16 lanes(int64_t first) const { return first_lanes(columns - first); }
 };
@@ -116,11 +102,11 @@ AOQ_VECTORS void product_of_panels(const Block& b) {
     __builtin_prefetch(b.out + r * b.stride, 1);
     __builtin_prefetch(b.out + r * b.stride + kLanes, 1);
   }
-  for (int64_t first = 0; first == 0 || first < b.words; first += b.depth) {
+  for (int64_t first = 0; first == 0 || first < b.words; first += kDepth) {
     __m512 sums[kImagePanel][2];
 #pragma GCC unroll 16
     for (int64_t r = 0; r < kImagePanel; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-    for (int64_t w = first; w < std::min(b.words, first + b.depth); ++w) {
+    for (int64_t w = first; w < std::min(b.words, first + kDepth); ++w) {
       const __m512i left = _mm512_loadu_si512(b.texts + w * kTextPanel);
       const __m512i right = _mm512_loadu_si512(b.texts + w * kTextPanel + kLanes);
 #pragma GCC unroll 16
@@ -139,7 +125,7 @@ AOQ_VECTORS void product_of_panels(const Block& b) {
     for (int64_t r = 0; r < kImagePanel; ++r) {
       if (r >= b.rows) break;
       float* out = b.out + r * b.stride;
-      const __mmask16 before = b.adds || first > 0 ? 0xffff : 0;  // lanes that hold a sum already
+      const __mmask16 before = first > 0 ? 0xffff : 0;  // lanes that hold a sum already
       const __m512 left = _mm512_maskz_loadu_ps(left_lanes & before, out);
       const __m512 right = _mm512_maskz_loadu_ps(right_lanes & before, out + kLanes);
       _mm512_mask_storeu_ps(out, left_lanes, _mm512_add_ps(left, sums[r][0]));
@@ -151,19 +137,15 @@ AOQ_VECTORS void product_of_panels(const Block& b) {
 }  // namespace
 
 template <int64_t kPanel>
-void PackedRows<kPanel>::pack(const void* rows, int64_t count, int64_t words, int64_t row_stride, int64_t word_stride) {
-  constexpr int64_t kWord = sizeof(uint32_t);
+void PackedRows<kPanel>::pack(const void* rows, int64_t count, int64_t words) {
   const int64_t panels = (count + kPanel - 1) / kPanel;
   size_ = words * kPanel;
   if (!words_.defined() || words_.numel() < panels * size_) words_ = empty_cpu({panels * size_}, ScalarType::Int);
   auto* packed = static_cast<uint32_t*>(words_.mutable_data_ptr());
   torch::stable::parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
-      uint32_t* const out = packed + p * size_;
-      const char* const from = static_cast<const char*>(rows) + p * kPanel * row_stride * kWord;
-      const int64_t filled = std::min(kPanel, count - p * kPanel);
-      word_stride == 1 ? pack_rows<kPanel>(from, row_stride * kWord, filled, words, out)
-                       : pack_columns<kPanel>(from, word_stride * kWord, filled, words, out);
+      const char* const from = static_cast<const char*>(rows) + p * size_ * sizeof(uint32_t);
+      pack_rows<kPanel>(from, std::min(kPanel, count - p * kPanel), words, packed + p * size_);
     }
   });
 }
@@ -184,28 +166,20 @@ void packed_product(Word word, const PackedImages& images, const PackedTexts& te
                         scores + row * stride + column,
                         stride,
                         std::min(kImagePanel, rows - row),
-                        columns - column,
-                        kDepth,
-                        false};
+                        columns - column};
       word == Word::kFloat ? product_of_panels<Word::kFloat>(block) : product_of_panels<Word::kBfloat16Pair>(block);
     }
   }
 }
 
-void packed_panel_product(const uint32_t* images, const uint32_t* texts, int64_t words, int64_t rows, int64_t columns,
-                          bool adds, float* into, int64_t stride) {
-  product_of_panels<Word::kFloat>({images, texts, words, into, stride, rows, columns, kDeepest, adds});
-}
-
 #else
 
 template <int64_t kPanel>
-void PackedRows<kPanel>::pack(const void*, int64_t, int64_t, int64_t, int64_t) {}
+void PackedRows<kPanel>::pack(const void*, int64_t, int64_t) {}
 
 bool has_packed_product(Word) { return false; }
 void packed_product(Word, const PackedImages&, const PackedTexts&, int64_t, int64_t, int64_t, int64_t, float*,
                     int64_t) {}
-void packed_panel_product(const uint32_t*, const uint32_t*, int64_t, int64_t, int64_t, bool, float*, int64_t) {}
 
 #endif
 

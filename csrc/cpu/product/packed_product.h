@@ -24,9 +24,7 @@ bool has_packed_product(Word word);
 template <int64_t kPanel>
 class PackedRows {
  public:
-  void pack(const void* rows, int64_t count, int64_t words) { pack(rows, count, words, words, 1); }
-  // The same with any distance between rows, and between words, counted in words; one of the two is 1.
-  void pack(const void* rows, int64_t count, int64_t words, int64_t row_stride, int64_t word_stride);
+  void pack(const void* rows, int64_t count, int64_t words);
   const uint32_t* panel(int64_t p) const { return static_cast<const uint32_t*>(words_.const_data_ptr()) + p * size_; }
 
  private:
@@ -42,13 +40,5 @@ using PackedTexts = PackedRows<kTextPanel>;
 // calling thread alone.
 void packed_product(Word word, const PackedImages& images, const PackedTexts& texts, int64_t rows, int64_t first_column,
                     int64_t columns, int64_t words, float* scores, int64_t stride);
-
-// The words of a panel of each operand that the second-level cache holds.
-inline constexpr int64_t kDeepest = 1024;
-
-// into (rows, columns), row stride `stride`: one image panel against one text panel, summed over at most kDeepest words
-// of kFloat; or that added to what is there. On the calling thread alone.
-void packed_panel_product(const uint32_t* images, const uint32_t* texts, int64_t words, int64_t rows, int64_t columns,
-                          bool adds, float* into, int64_t stride);
 
 }  // namespace aoq::cpu

@@ -35,23 +35,18 @@ AOQ_INLINE void store(T* to, const typename Vector<T>::Type& value) {
   std::memcpy(to, &value, kVectorBytes);
 }
 
-// Adds, or otherwise combines, the upper half of the lanes to the lower until one is left.
-template <class T, int64_t kBytes = kVectorBytes, class V, class F>
-AOQ_INLINE T fold_lanes(const V& value, F combine) {
+// Adds the upper half of the lanes to the lower until one is left.
+template <class T, int64_t kBytes = kVectorBytes, class V>
+AOQ_INLINE T sum_lanes(const V& value) {
   if constexpr (kBytes == 2 * sizeof(T)) {
-    return combine(value[0], value[1]);
+    return value[0] + value[1];
   } else {
     typedef T Half __attribute__((vector_size(kBytes / 2)));
     Half low, high;
     std::memcpy(&low, &value, kBytes / 2);
     std::memcpy(&high, reinterpret_cast<const char*>(&value) + kBytes / 2, kBytes / 2);
-    return fold_lanes<T, kBytes / 2>(combine(low, high), combine);
+    return sum_lanes<T, kBytes / 2>(low + high);
   }
-}
-
-template <class T>
-AOQ_INLINE T sum_lanes(const typename Vector<T>::Type& value) {
-  return fold_lanes<T>(value, [](const auto& a, const auto& b) AOQ_INLINE_LAMBDA { return a + b; });
 }
 
 }  // namespace aoq::cpu
