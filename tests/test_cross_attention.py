@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from attention_loop import plain
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aoq_ext.encoders import CrossAttention
 from aoq_ext.encoders.attention import FEATURE_NORMS, FOCAL, POOLINGS, refocus
@@ -228,6 +230,29 @@ def test_frozen_features_get_no_gradient(few: bool) -> None:
         loss(one, other).backward()
         assert (one, other)[frozen].grad is None
         torch.testing.assert_close((one, other)[1 - frozen].grad, expected[1 - frozen])
+
+
+class MatrixProducts(TorchDispatchMode):
+    """How many there have been since."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_product_is_computed_for_frozen_features() -> None:
+    images, texts, lengths = batch()
+
+    def products(image: Tensor, text: Tensor) -> int:
+        scores = CrossAttention()(image, text, lengths)
+        with MatrixProducts() as made:
+            scores.sum().backward()
+        return made.count
+
+    assert products(*leaves(images, texts)) == 2
+    assert products(*leaves(images), texts) == products(images, *leaves(texts)) == 1
 
 
 @pytest.mark.parametrize("few", [False, True], ids=["blocks", "pairs"])

@@ -32,7 +32,8 @@ def fill(values: Tensor, mask: Tensor | None, filling: float) -> Tensor:
 
 
 def _divided(products: Tensor, length: Tensor) -> Tensor:
-    return products * (length + EPSILON).reciprocal()  # its gradient passes over the products half as often as /'s
+    """By a quotient, not by a reciprocal: a single query is to give exactly 1, so that BFAN's fragments stay equal."""
+    return products / (length + EPSILON)
 
 
 def _softmax(products: Tensor, query_mask: Tensor | None) -> Tensor:

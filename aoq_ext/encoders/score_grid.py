@@ -117,7 +117,10 @@ class _Side:
     def __init__(self, fragments: Fragments, wanted: bool) -> None:
         self.fragments, self.wanted = fragments, wanted
         self.size = fragments.features.shape[1]
-        self.by_features, self.by_gram = torch.zeros_like(fragments.features), torch.zeros_like(fragments.gram)
+        self.by_features, self.by_gram = (
+            torch.zeros_like(tensor) if wanted else tensor.new_empty(0)
+            for tensor in (fragments.features, fragments.gram)
+        )
 
     def leaves(self, index: Tensor | slice, count: int) -> Fragments:
         """Fragments at the root of a graph of their own."""
@@ -149,7 +152,7 @@ def _add_blocks(plan: GridPlan, images: _Side, texts: _Side, gradient: Tensor, k
 
 def _add_pairs(plan: GridPlan, images: _Side, texts: _Side, gradient: Tensor, pairs: Tensor) -> None:
     """The gradient of the scores of ``pairs``: (P, 2), text and image."""
-    step = max(1, plan.chunk_elements // ((images.size + texts.size) * images.by_features.shape[2]))
+    step = max(1, plan.chunk_elements // ((images.size + texts.size) * images.fragments.features.shape[2]))
     longest_of_steps = [plan.lengths[text] for text in pairs[::step, 0].tolist()]
     for some, longest in zip(pairs.split(step), longest_of_steps):
         column, row = some.unbind(1)

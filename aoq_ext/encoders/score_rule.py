@@ -64,7 +64,7 @@ class ScoreRule:
             scores.append(self._score(products, images, texts, 0))
         if self.direction != "t2i":
             scores.append(self._score(products.permute(2, 3, 0, 1).contiguous(), texts, images, 0).mT)
-        return scores[0] if len(scores) == 1 else scores[0] + scores[1]
+        return torch.stack(scores).sum(dim=0)
 
     def each_pair(self, images: Fragments, texts: Fragments) -> Tensor:
         """B images and as many texts -> (B,)"""
@@ -74,7 +74,7 @@ class ScoreRule:
             scores.append(self._score(products, images, texts, 1))
         if self.direction != "t2i":
             scores.append(self._score(products.transpose(1, 3), texts, images, 1))
-        return (scores[0] if len(scores) == 1 else scores[0] + scores[1]).squeeze(1)
+        return torch.stack(scores).sum(dim=0).squeeze(1)
 
     def _score(self, products: Tensor, context: Fragments, queries: Fragments, dim: int) -> Tensor:
         """products: (G, C, K, Q) -> (G, K)
