@@ -31,10 +31,15 @@ def as_float(name: str, value: object) -> float:
     return number
 
 
-def as_strings(name: str, values: Iterable[str]) -> list[str]:
-    """A list of strings; TypeError for one string, which would be taken letter by letter, and for what holds others."""
+def check_list(name: str, values: object, of: str) -> None:
+    """TypeError for one string or path where several ``of`` a kind belong: it would be taken letter by letter."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected a list of str, got {type(values).__name__}: {values!r:.60}")
+        raise TypeError(f"{name}: expected a list of {of}, got {type(values).__name__}: {values!r:.60}")
+
+
+def as_strings(name: str, values: Iterable[str]) -> list[str]:
+    """A list of strings; TypeError for one string, and for what holds others."""
+    check_list(name, values, "str")
     strings = list(values)
     for index, value in enumerate(strings):
         if not isinstance(value, str):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from aoq_ext._scalars import as_strings
 from aoq_ext._version import __version__
 from aoq_ext.commands import data, evaluate, mine, recipe
 from aoq_ext.commands.parsing import TRAIN_MODULES, UsageError, make_parser
@@ -23,7 +24,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a command line that makes no sense."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = as_strings("argv", sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a mark still gets the text

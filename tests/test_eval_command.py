@@ -266,3 +266,5 @@ def test_runs_of_other_data_are_no_ensemble(runs: list[Path], monkeypatch: pytes
     monkeypatch.setattr(evaluation, "load_split", other_every_second_time)
     with pytest.raises(ValueError, match=r"expected runs of the same data, got toy/train \(40 images, .* toy/val"):
         evaluation.evaluate_ensemble(runs, "val")
+    with pytest.raises(ValueError, match="runs: expected at least one, got none"):
+        evaluation.evaluate_ensemble([], "val")

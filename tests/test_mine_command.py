@@ -23,6 +23,7 @@ import numpy as np
 
 import aoq_ext
 from aoq_ext import cli
+from aoq_ext.data import Vocabulary
 from aoq_ext.mining import progress as mining_progress
 from aoq_ext.mining.authors_layout import check_caption_order, write_authors_layout
 from aoq_ext.mining.captions import caption_labels, normalised, token_labels
@@ -272,6 +273,7 @@ def test_what_the_authors_code_could_not_read_is_refused(tmp_path: Path) -> None
         ("\u3000A dog\u00a0runs", "a dog runs"),
         ("the red ball", "the \u201cred\u201d ball"),
         ("the red ball", 'the "red" ball.'),
+        ("the red ball", "the ``red\u00b4\u00b4 ball"),
         ("a-b", "a b"),
         ("a. b", "a b"),
         ("caf\u00e9", "cafe\u0301"),
@@ -308,6 +310,8 @@ def test_token_labels_are_of_what_a_model_reads() -> None:
     texts, images = token_labels(tokens, torch.tensor([3, 3, 3, 4]), torch.tensor([0, 1, 1, 2]), 3)
     assert texts[0].tolist() == [0, 0, 1, 2]
     assert images[0].tolist() == [0, 0, 1, 2]
+    unknown = Vocabulary(["the"]).encode(["the zebra", "The 'quokka'", "the", "?!", "..."])
+    assert token_labels(*unknown, torch.arange(5), 5)[0][0].tolist() == [0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("captions", ["a dog", b"a dog", 3])
@@ -354,6 +358,14 @@ def test_one_string_is_no_list_of_captions(captions: Any) -> None:
         ([*MINE[1:], "--report", "x.html", "--earlier", "none"], 1, "error: --earlier must be a folder of mined lists"),
         (["--anchors", "index.npy", *MINE[3:]], 1, "float16, float32, float64, got index.npy with int32"),
         ([*MINE[1:], "--text-image-index", "images.npy"], 1, "error: --text-image-index must be integers of one dim"),
+        (
+            [*MINE[1:], "--text-image-index", "index.npy", "--captions", "none.txt"], 1,
+            "none.txt: expected a file with one caption a line, got no such file",
+        ),
+        (
+            [*MINE[1:], "--text-image-index", "index.npy", "--captions", "latin1.txt"], 1,
+            "latin1.txt, line 2: expected UTF-8, got b'caf\\xe9'",
+        ),
         ([*MINE[1:], "--text-image-index", "index.npy", "--texts", "anchors"], 1, "each of the 12 anchors, got 60"),
         ([*MINE[1:], "--texts", "anchors", "--both", "--authors-layout", "x"], 1, "anchors must be 5 texts for each"),
     ],
@@ -361,10 +373,11 @@ def test_one_string_is_no_list_of_captions(captions: Any) -> None:
 def test_errors(files: Path, options: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("half.npy", np.load("images.npy").astype(np.float16))
     Path("folder.html").mkdir()
+    Path("latin1.txt").write_bytes(b"a\ncaf\xe9\n")
     assert cli.main(["mine", *options]) == status
     captured = capsys.readouterr()
     last = captured.err.splitlines()[-1]
-    assert message in last
+    assert message in last and "release" not in last
     assert last.startswith("aoq mine: error: ")
     assert all(line.startswith("note: ") for line in captured.err.splitlines()[:-1])
     assert not Path("out").exists() and not Path("x").exists()

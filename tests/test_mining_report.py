@@ -261,7 +261,7 @@ def test_suspected_pairs_by_hand() -> None:
     assert (got.known, got.anchors, got.pairs) == (3, 2, 3)  # 0.5 is not above 0.5
     assert [(case.anchor, case.candidate, case.suspects) for case in got.cases] == [(0, 3, 1), (1, 0, 2)]
     assert got.same_words == 1  # image 1 owns "a Cat" and lists "A  cat"
-    assert caption_numbers(["A  cat", "two cats", "a Cat"]).tolist() == [0, 1, 0]
+    assert caption_numbers(["A  cat", "two cats", 'a "Cat".', "caf\u00e9", "cafe\u0301"]).tolist() == [0, 1, 0, 2, 2]
     assert "66.7 %" in text_of(check_page(data))
 
 

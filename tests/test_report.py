@@ -378,6 +378,8 @@ def test_mined_examples_show_each_caption_once_hardest_first() -> None:
     for _, captions in examples:
         said = [data.captions[caption] for caption in captions]
         assert len(set(said)) == len(said)
+    data.captions[1] = f"{data.captions[2].title()}!"  # the same words
+    assert all(1 not in captions for _, captions in gallery.mined_examples(data, lists, seed=0))
 
 
 class OneHot:

@@ -11,10 +11,14 @@ import pytest
 import torch
 from tiny_data import write_precomputed
 
+from aoq_ext import cli
 from aoq_ext.data import ImageTextData, Pictures, Vocabulary
 from aoq_ext.data.verify import verify
 from aoq_ext.mining import caption_labels
 from aoq_ext.report.mined.data import Lists, MinedReportData
+from aoq_ext.training.evaluation import evaluate_ensemble
+from aoq_ext.training.parse import parse_config
+from aoq_ext.training.recipe import read_recipe
 from aoq_ext.training.tokens import encode_captions
 
 LISTS = Lists(np.zeros((3, 1), np.int64), np.zeros((3, 1), np.float32))
@@ -41,6 +45,10 @@ ENTRIES: dict[str, tuple[str, Callable[[Any, Path], object]]] = {
     "report": ("captions", lambda text, folder: MinedReportData("", LISTS, 3, captions=text)),
     "report's names": ("image_names", lambda text, folder: MinedReportData("", LISTS, 3, image_names=text)),
     "report's rules": ("excluded", lambda text, folder: MinedReportData("", LISTS, 3, excluded=text)),
+    "main": ("argv", lambda text, folder: cli.main(text)),
+    "parse_config": ("arguments", lambda text, folder: parse_config(text)),
+    "evaluate_ensemble": ("runs", lambda text, folder: evaluate_ensemble(text, "test")),
+    "read_recipe": ("evaluations", lambda text, folder: read_recipe("configs/emoji/scan", evaluations=text)),
 }
 
 
@@ -48,5 +56,7 @@ ENTRIES: dict[str, tuple[str, Callable[[Any, Path], object]]] = {
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_one_string_is_refused_by_name(entry: str, text: Any, tmp_path: Path) -> None:
     name, call = ENTRIES[entry]
-    with pytest.raises(TypeError, match=rf"^{name}: expected a list of (str|paths), got {type(text).__name__}: "):
+    with pytest.raises(
+        TypeError, match=rf"^{name}: expected a list of (str|paths|runs|evaluations), got {type(text).__name__}: "
+    ):
         call(text, tmp_path)

@@ -43,6 +43,7 @@ def test_tokenize():
         ("Tiếng Việt", ["tiếng", "việt"]),
         ("\u092e\u0940\u200d\u0915", ["\u092e\u0940\u200d\u0915"]),  # joined
         ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"]),
+        ("the\u200d dog\u200d\U0001f436", ["the", "dog"]),  # joined to nothing
         ("☺\ufe0f \u0301b x̸y", ["b", "x̸y"]),  # a mark on no letter is none
         ("𑄇𑄧𑄟𑄬", ["𑄇𑄧𑄟𑄬"]),  # beyond the basic plane
     ],

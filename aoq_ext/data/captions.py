@@ -39,7 +39,7 @@ def read_captions(path: str | Path) -> list[str]:
             captions.append(caption)
     except FileNotFoundError as error:
         raise DataError(
-            f"{path}: expected a file with one caption a line, got no such file; take it from the same release"
+            f"{path}: expected a file with one caption a line, got no such file; correct the name"
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {number}: expected UTF-8, got {line[:60]!r} ({error}); {UTF8_CURE}") from error

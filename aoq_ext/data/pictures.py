@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext._machine import available_cores
-from aoq_ext._scalars import as_int
+from aoq_ext._scalars import as_int, check_list
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import LazyRows, sampled_rows
 
@@ -42,8 +41,7 @@ class Pictures(LazyRows):
         threads: int | None = None,
     ) -> None:
         """shorter_side: None: ``size``; threads: None: one a processor, at most 8."""
-        if isinstance(paths, (str, bytes, os.PathLike)):
-            raise TypeError(f"paths: expected a list of paths, got {type(paths).__name__}: {paths!r:.60}")
+        check_list("paths", paths, "paths")
         size = as_int("size", size)
         shorter_side = size if shorter_side is None else as_int("shorter_side", shorter_side)
         if size < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
 
     Read are the releases' ``{"word2idx": {word: number}, ...}``, plain ``{word: number}``, a list of words in order,
     and what `Vocabulary.save` wrote. The special tokens come first, as in all of these, or not at all. Releases split
-    captions with NLTK, this package at everything that is no letter and no digit: words such as "'s" are never met.
+    captions with NLTK, this package at everything that is no letter, digit or mark: words such as "'s" are never met.
 
     DataError for anything else. Pickled vocabularies are refused, since unpickling runs whatever code the file holds.
     """
@@ -59,7 +58,7 @@ def _content(path: Path) -> Any:
             f"made it"
         )
     try:
-        return json.loads(data.removeprefix(codecs.BOM_UTF8))
+        return json.loads(data)
     except ValueError as error:
         raise DataError(f"{path}: expected a vocabulary as JSON, got {error}; {_BUILD_CURE}") from error
 

@@ -20,8 +20,8 @@ PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unk>"
 SPECIAL_TOKENS = (PAD, START, END, UNKNOWN)  # indices 0, 1, 2, 3
 
 _ASCII_WORD = re.compile(r"[^\W_]+")
-_WORD = re.compile(r"[^\W_]\S*")  # of `_Spaced` text
 _JOINERS = "\u200c\u200d"  # zero-width: between letters, no space
+_WORD = re.compile(rf"[^\W_](?:\S*[^\s{_JOINERS}])?")  # of `_Spaced` text
 _BYTES_REPR = re.compile(r"""\s*b(['"]).*\1\s*""", re.DOTALL)
 _FORMAT = "aoq_ext.vocabulary/1"
 

@@ -13,12 +13,15 @@ from aoq_ext._scalars import as_strings
 Ragged = tuple[Tensor, Tensor]  # (values, offsets), as `mine_hard_negatives` takes labels
 
 
+_QUOTES = "`\u00b4"  # accents by category
+
+
 class _Unpunctuated(dict[int, str]):
     """Punctuation as spaces; characters are looked up when they first occur."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        self[code] = " " if unicodedata.category(character)[0] == "P" else character
+        self[code] = " " if unicodedata.category(character)[0] == "P" or character in _QUOTES else character
         return self[code]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext.data import ImageTextData
+from aoq_ext.mining.captions import normalised
 from aoq_ext.report.data import Answer, Item, MinedImage, Query
 
 ANSWERS = 5
@@ -77,7 +78,7 @@ def mined_examples(data: ImageTextData, hard_texts: NDArray[np.int32], seed: int
         different: dict[str, int] = {}
         for caption in hard_texts[image]:
             if caption >= 0:
-                different.setdefault(data.captions[caption], int(caption))
+                different.setdefault(normalised(data.captions[caption]), int(caption))
         examples.append((int(image), list(different.values())[:_MINED_CAPTIONS]))
     return examples
 

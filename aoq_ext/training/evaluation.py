@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aoq_ext._files import write_bytes_atomically
-from aoq_ext._scalars import as_int
+from aoq_ext._scalars import as_int, check_list
 from aoq_ext.metrics import (
     RetrievalRanks,
     ranks_from_embeddings,
@@ -103,7 +103,10 @@ def evaluate_ensemble(
     Returns what `evaluate_run` does, with a list of ``runs``, each with its ``weights`` and ``epoch``. It is the result
     of no single run, so no run's ``metrics.json`` notes it.
     """
+    check_list("runs", runs, "runs")
     loaded = [_loaded(run) for run in runs]
+    if not loaded:
+        raise ValueError("runs: expected at least one, got none")
     (result,) = _measure(loaded, split, [folds], weights, resamples, level, seed)
     members = [{"run": str(run.folder), "weights": run.which, "epoch": run.epoch} for run in loaded]
     return {**result.pop("data"), "runs": members, "score_weights": weights and list(weights), **result}

@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from aoq_ext._files import expanded
+from aoq_ext._scalars import as_strings
 from aoq_ext.training.config import ConfigError, TrainConfig
 
 
@@ -28,7 +29,7 @@ def config_first(arguments: Sequence[str]) -> list[str]:
     each file its base."""
     files: list[str] = []
     others: list[str] = []
-    rest = iter(arguments)
+    rest = iter(as_strings("arguments", arguments))
     for argument in rest:
         if argument == "--config":
             files += [] if (value := next(rest, None)) is None else [value]

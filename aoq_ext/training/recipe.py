@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from aoq_ext._files import expanded, write_bytes_atomically
+from aoq_ext._scalars import check_list
 from aoq_ext.data.precomputed import splits_in
 from aoq_ext.mining.manifest import MANIFEST
 from aoq_ext.mining.progress import MiningDisplay
@@ -85,6 +86,7 @@ def read_recipe(
         overrides: entries of both rounds by dotted name.
         evaluations: by default test, or, where the data set has testall, that in five folds and whole.
     """
+    check_list("evaluations", evaluations, "evaluations")
     prefix, out = expanded(Path(prefix)), expanded(out)
     given: dict[str, Any] = dict(overrides or {})
     for name, flag in _OWN_FLAGS.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext.mining.captions import normalised
 from aoq_ext.report.mined.data import MinedReportData
 from aoq_ext.report.mined.direction import Direction
 from aoq_ext.report.mined.scan import Scan
@@ -79,8 +80,6 @@ def _same_words(
 
 
 def caption_numbers(captions: Sequence[str]) -> NDArray[np.int64]:
-    """(M,) equal numbers for captions of the same words, whatever their case and spaces."""
+    """(M,) equal numbers for captions that say the same."""
     numbers: dict[str, int] = {}
-    return np.array(
-        [numbers.setdefault(" ".join(caption.casefold().split()), len(numbers)) for caption in captions], np.int64
-    )
+    return np.array([numbers.setdefault(normalised(caption), len(numbers)) for caption in captions], np.int64)
