@@ -105,7 +105,7 @@ def allowed_negatives(
     group_ids: Tensor | None,  # (B,)
     options: dict[str, Any],
 ) -> Tensor:  # (B, B) bool
-    allowed = reference._allowed_negatives(direction, group_ids)
+    allowed = reference.allowed_negatives(direction, group_ids)
     if options.get("online") == "semihard":
         allowed = allowed & ~(direction >= direction.diagonal()[:, None])
     return allowed

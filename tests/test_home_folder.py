@@ -63,8 +63,8 @@ def test_every_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_precomputed(home / "set")
     assert cli.main(["data", "verify", "~/set", "--json=~/found/verify.json"]) == 0
     assert json.loads((home / "found" / "verify.json").read_text())["fine"]
-    shutil.copy(CONFIGS / "f30k" / "vsepp-round1.yaml", home / "round1.yaml")
-    text = (home / "round1.yaml").read_text().replace("data/f30k_precomp", "~/set")
+    shutil.copy(CONFIGS / "coco" / "vsepp-round1.yaml", home / "round1.yaml")
+    text = (home / "round1.yaml").read_text().replace("data/coco_precomp", "~/set")
     (home / "round1.yaml").write_text(text)
     flags = [f"--{name}={value}" for name, value in FLAGS.items()]
     for config in (["--config", "~/round1.yaml"], ["--config=~/round1.yaml", "--resume"]):
@@ -85,7 +85,7 @@ def test_every_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_recipe(home: Path) -> None:
     write_precomputed(home / "set")
     for name in ("vsepp-round1.yaml", "vsepp-aoq.yaml"):
-        shutil.copy(CONFIGS / "f30k" / name, home / name)
+        shutil.copy(CONFIGS / "coco" / name, home / name)
     settings = [part for name, value in FLAGS.items() for part in ("--set", f"{name}={value}")]
     assert cli.main(["recipe", "~/vsepp", "--root=~/set", "--out=~/out", *settings]) == 0
     assert (home / "out" / "metrics.json").is_file()
