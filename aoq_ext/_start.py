@@ -6,4 +6,4 @@ import aoq_command
 
 # Until Python has found the module to run, its arguments begin with -m; those it was started with have the name too.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == __package__:
-    aoq_command.wait_passively()
+    aoq_command.limit_waiting()

@@ -67,7 +67,7 @@ def _check_waiting() -> Check:
     chosen = [f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ]
     if chosen:
         return Check("waiting threads", "ok", f"{', '.join(chosen)}, as was set before torch was loaded")
-    cure = "OMP_WAIT_POLICY=passive in the environment, before torch is imported; `aoq` sets it"
+    cure = "GOMP_SPINCOUNT=1000 in the environment, before torch is imported; `aoq` sets it"
     return Check("waiting threads", "note", "spin, which is slow on a machine that other work shares", cure)
 
 
