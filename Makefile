@@ -15,16 +15,16 @@ test: lint $(VENV)/vision/installed
 	$(BIN)/python -m pytest
 
 fuzz: $(VENV)/tools
-	$(BIN)/python tests/fuzz.py
+	$(BIN)/python -m tests.fuzz
 
 # The CUDA kernels on the CPU; the long form under the sanitizers and with many more schedules.
 simt: $(VENV)/tools
-	$(BIN)/python -m pytest tests/test_simt_*.py
+	$(BIN)/python -m pytest tests/simt
 
 simt-long: $(VENV)/tools
-	AOQ_SIMT_SCHEDULES=200 $(BIN)/python -m pytest tests/test_simt_*.py
-	$(BIN)/python tests/simt asan
-	$(BIN)/python tests/simt tsan
+	AOQ_SIMT_SCHEDULES=200 $(BIN)/python -m pytest tests/simt
+	$(BIN)/python -m tests.simt asan
+	$(BIN)/python -m tests.simt tsan
 
 # On a machine with an NVIDIA GPU, with the Python that PYTHON names, or else this project's where it is set up.
 gpu:

@@ -32,9 +32,9 @@ from torch.nn.functional import normalize
 
 from aoq_ext.encoders import CrossAttention
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from attention_loop import plain
+from tests.attention_loop import plain
 
 Form = Callable[[Tensor, Tensor], Tensor]  # images (N, R, D), texts (N, L, D) -> scores (N, N)
 LOOP, OURS = "loop over captions", "aoq_ext"

@@ -1,6 +1,6 @@
 """Random cases of the loss, every option at once, against the reference.
 
-    python tests/fuzz.py --cases 20000 [--seed N] [--seconds S] [--device cuda]
+    python -m tests.fuzz --cases 20000 [--seed N] [--seconds S] [--device cuda]
 
 Case n is a pure function of n, so the seed that a failure prints reproduces it: ``--seed N --cases 1``.
 """
@@ -16,9 +16,10 @@ from collections import Counter
 from typing import Any
 
 import torch
-from losses import DTYPES, EMBEDDINGS, OBJECTIVES, ONLINE, REDUCTIONS, SIMILARITIES, run
-from numerics import check_forward, check_gradients, error
 from torch import Tensor
+
+from tests.losses import DTYPES, EMBEDDINGS, OBJECTIVES, ONLINE, REDUCTIONS, SIMILARITIES, run
+from tests.numerics import check_forward, check_gradients, error
 
 # Around the width of a vector, of a block of columns, and of nothing.
 COUNTS = (0, 1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 100, 255, 256, 257)

@@ -19,7 +19,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from losses import (
+from torch import Tensor
+
+from tests.losses import (
     DTYPES,
     EMBEDDINGS,
     HALVES,
@@ -36,7 +38,6 @@ from losses import (
     run,
     scores_of,
 )
-from torch import Tensor
 
 FORWARD_RATIO, GRADIENT_RATIO = 2, 3
 # The loss is float32 for all but float64, and so is every sum; a gradient is rounded to the dtype of its operand.

@@ -3,7 +3,7 @@
     python tools/gpu_gate.py [--prepared] [--output DIR] [--budget SECONDS] [--only STEP ...]
 
 Builds the library (or takes the one beside the package, --prepared), runs the tests on the GPU, compute-sanitizer's
-four tools, what only a GPU has (tests/test_cuda.py), and the benchmarks. A step that fails does not stop the next,
+four tools, what only a GPU has (tests/cuda/test_loss.py), and the benchmarks. A step that fails does not stop the next,
 unless it is the build. One folder receives summary.json, summary.md, log.txt and the results of the benchmarks:
 --output, else $OUT, else benchmarks/results/<date>-gpu-<name>. Exit status: 0, 1 where a step failed, 2 without a GPU.
 """
@@ -35,13 +35,13 @@ BUDGET = 570.0  # seconds
 PASSED, FAILED, TIMED_OUT, SKIPPED = "passed", "failed", "timed out", "not run"
 # The tests of the kernels: those that take the device fixture.
 DEVICE_TESTS = (
-    "test_loss",
-    "test_score_loss",
-    "test_selection",
-    "test_loss_errors",
-    "test_torch_interplay",
-    "test_reference",
-    "test_fuzz",
+    "loss/test_loss",
+    "loss/test_scores",
+    "loss/test_selection",
+    "loss/test_errors",
+    "loss/test_torch_interplay",
+    "loss/test_reference",
+    "loss/test_fuzz",
 )
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
@@ -80,13 +80,13 @@ def steps(output: Path, prepared: bool) -> list[Step]:
         Step("device tests", (python, *PYTEST, "--device", "cuda", *spread, *tests), 165, 2, {"OMP_NUM_THREADS": "2"}),
         Step(
             "mining tests",
-            (python, *PYTEST, "--device", "cuda", "tests/test_cuda_mining.py"),
+            (python, *PYTEST, "--device", "cuda", "tests/cuda/test_mining.py"),
             165,
             2,
             {"OMP_NUM_THREADS": "2"},
         ),
         *(sanitizer_step(tool) for tool in SANITIZERS),
-        Step("CUDA tests", (python, *PYTEST, "--device", "cuda", "tests/test_cuda.py"), 100, 3),
+        Step("CUDA tests", (python, *PYTEST, "--device", "cuda", "tests/cuda/test_loss.py"), 100, 3),
         Step(
             "benchmarks",
             (python, "benchmarks/run.py", "--device", "cuda", "--output", str(output), "--seconds", "75"),

@@ -1,4 +1,4 @@
-// Kernels with one planted fault each, beside the same kernels without: tests/test_simt_runtime.py sees that every
+// Kernels with one planted fault each, beside the same kernels without: tests/simt/test_runtime.py sees that every
 // fault is found and that the sound ones pass.
 #include "cuda/device/primitives.cuh"
 #include "cuda/host/launch.h"

@@ -1,4 +1,4 @@
-// Small kernels that use each primitive as it should be used; tests/test_simt_runtime.py compares them with NumPy.
+// Small kernels that use each primitive as it should be used; tests/simt/test_runtime.py compares them with NumPy.
 #include "cuda/device/primitives.cuh"
 #include "cuda/host/launch.h"
 #include "simt/binding.h"

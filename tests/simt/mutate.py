@@ -1,6 +1,6 @@
 """Plants the bugs of mutations.py in copies of the kernels and asks whether the tests notice, without a GPU.
 
-    python tests/simt/mutate.py [--jobs N] [--only TEXT] [--all]
+    python -m tests.simt.mutate [--jobs N] [--only TEXT] [--all]
 
 Writes MUTATIONS.md. A bug that was caught is not planted again unless its file or its entry has changed, or with --all.
 The same tests must pass without any bug.
@@ -26,9 +26,8 @@ from queue import Queue
 from threading import Lock
 from typing import Any
 
-from mutations import MUTATIONS, Mutation
-
-from build import BUILD, ROOT, environment, prefix
+from .build import BUILD, ROOT, environment, prefix
+from .mutations import MUTATIONS, Mutation
 
 TABLE = ROOT / "tests" / "simt" / "MUTATIONS.md"
 FOLDER = BUILD / "mutants"
@@ -65,8 +64,8 @@ def remove(mutation: Mutation, tree: Path) -> None:
 
 def build(binding: str, flavour: str, tree: Path) -> None:
     """A mutant that does not compile has not been caught: it is an error in the list."""
-    code = f"from simt.build import build; build({binding!r}, {flavour!r})"
-    result = subprocess.run([sys.executable, "-c", code], cwd=tree / "tests", capture_output=True, text=True)
+    code = f"from tests.simt.build import build; build({binding!r}, {flavour!r})"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(result.stderr)
 
@@ -75,7 +74,7 @@ def what_was_seen(output: str, status: int) -> str:
     for line in output.splitlines():
         if match := re.match(r"SUMMARY: (\w+Sanitizer: [\w-]+(?: \w+)?)", line):
             return match[1].split(" /")[0]
-        if match := re.match(r"(?:FAILED|ERROR) tests/\w+\.py::(\S+)", line):
+        if match := re.match(r"(?:FAILED|ERROR) tests/simt/\w+\.py::(\S+)", line):
             return match[1]
     return f"exit status {status}"
 
@@ -83,7 +82,7 @@ def what_was_seen(output: str, status: int) -> str:
 def run_tests(binding: str, tests: str, flavour: str, tree: Path) -> str:
     """What failed; empty if nothing did."""
     build(binding, flavour, tree)
-    files = [f"tests/test_simt_{binding}.py", "tests/test_simt_mutations.py"]
+    files = [f"tests/simt/test_{binding}.py", "tests/simt/test_mutations.py"]
     chosen = ["-k", f"({tests}) and not mutant and not list"]
     options = ["-x", "-q", "-rfE", "--capture=no", "--tb=line", "-p", "no:cacheprovider", "-W", "ignore"]
     command = [*prefix(flavour), sys.executable, "-m", "pytest", *options, *chosen, *files]
@@ -169,7 +168,7 @@ def table(records: dict[str, Any], jobs: int) -> str:
         f"{by['a test']} by a test, {by['a sanitizer']} by a sanitizer. "
         f"{len(MUTATIONS) - planted} more are listed and were not planted yet.",
         "",
-        "Written by `python tests/simt/mutate.py --jobs "
+        "Written by `python -m tests.simt.mutate --jobs "
         f"{jobs}` on {processor()}; g++ -O1. Seconds include compiling. A bug was caught by the first failure; "
         "the tests pass without any bug.",
         "",

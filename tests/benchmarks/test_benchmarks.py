@@ -1,0 +1,93 @@
+"""What the benchmarks compute; never how long it takes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lightning_fabric")
+
+from aoq_ext.training import DataConfig, LossConfig
+from tests.training.test_scores import MODELS, load_regions
+from tests.training.test_toy import toy_config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import bench_cross_attention
+from bench_step import PARTS, Laps, Steps, random_data, random_lists
+from ladder_report import LADDER, SPLITS, difference, report, spread
+
+from aoq_ext.training.parse import load_config
+
+
+@pytest.mark.parametrize("model", ["vsepp", "vsrn"])
+def test_the_parts_of_a_step_are_the_step(model: str, tmp_path: Path) -> None:
+    config = toy_config(
+        tmp_path,
+        model=MODELS[model],
+        data=DataConfig(loader="tests.training.test_scores.load_regions"),
+        loss=LossConfig(objective="adaptive_quintuplet"),
+    )
+    gradients = {}
+    for loss in ("fused", "eager"):
+        for way, parts in (("whole", {"whole"}), ("in_parts", set(PARTS))):
+            steps, laps = Steps(config, load_regions()), Laps()
+            getattr(steps, way)(steps.batch(1), loss, laps)
+            assert laps.seconds.keys() == parts
+            gradients[loss, way] = [parameter.grad for parameter in steps.model.parameters()]
+    expected = gradients["fused", "whole"]
+    assert all(gradient is not None for gradient in expected)
+    assert torch.cat([gradient.flatten() for gradient in expected]).count_nonzero() > 1000
+    for got in gradients.values():
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cross_attention_is_measured_against_the_loop() -> None:
+    """`measure` compares the two forms' scores and gradients itself."""
+    problem = bench_cross_attention.Problem(items=3, regions=4, words=5, width=8)
+    results = bench_cross_attention.measure(problem, rounds=2)
+    assert all(len(result.wall) == len(result.processor) == 2 for result in results.values())
+    loop, ours = results.values()
+    loop.wall, ours.wall = [3.0, 8.0, 4.0], [0.5, 2.0, 1.0]
+    rows = bench_cross_attention.table(problem, results).splitlines()[-2:]
+    assert rows[0].startswith("| loop over captions | 3.000 | 4.000 |") and rows[0].endswith("| 1.0 | 1.0 |")
+    assert rows[1].startswith("| aoq_ext | 0.500 | 1.000 |") and rows[1].endswith("| 6.0 | 4.0 |")
+
+
+def test_random_negatives_are_of_other_images(tmp_path: Path) -> None:
+    data = random_data(8, tmp_path)
+    caption = torch.arange(len(data.captions))
+    image = torch.from_numpy(data.caption_image)
+    draw = random_lists(data, 20, 5).draw(image, caption, step=0)
+    assert (draw.hard_image != image).all()
+    assert (image[draw.hard_text] != image).all()
+
+
+def test_the_ladder_is_reported() -> None:
+    def result(rsum: float) -> dict[str, Any]:
+        return {"rsum": rsum, "i2t_r1": 1.0, "t2i_r1": 2.0, "images": 10, "captions": 50}
+
+    results = {
+        "scan": {
+            objective: {split: [result(100.0 + rung), result(103.0 + 2 * rung)] for split in SPLITS}
+            for rung, objective in enumerate(LADDER)
+        }
+    }
+    config = load_config(Path(__file__).resolve().parents[2] / "configs/emoji/scan-round1.yaml")
+    text = report(results, 2, {"scan": config})
+    assert "2 seeds (0 to 1)" in text
+    assert "24 epochs, of which the first 12 with every negative" in text
+    assert "| SCAN | 101.5 ± 2.1 | 103.0 ± 2.8 | 104.5 ± 3.5 | 106.0 ± 4.2 |" in text
+    assert "+1.5 ± 0.5 (t = 3.0; 2 of 2 seeds gained) | +4.5 ± 1.5 (t = 3.0; 2 of 2 seeds gained) |" in text
+    assert "| COCO 1K, SCAN | 507.9 | 508.5 | 510.2 | 511.2 |" in text
+
+
+def test_spreads_are_those_of_a_sample() -> None:
+    assert spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert spread([1.0]) == "1.0 ± nan"
+    assert difference([-1.0, 1.0, 3.0]) == "+1.0 ± 1.2 (t = 0.9; 2 of 3 seeds gained)"
+    assert difference([2.0, 2.0]) == "+2.0 (2 of 2 seeds gained)"
