@@ -31,57 +31,37 @@ def _needs(wanted: Sequence[bool]) -> int:
     return sum(1 << bit for bit, flag in enumerate(wanted) if flag)
 
 
-def _keep(wanted: Sequence[bool], grads: Sequence[Tensor]) -> list[Tensor | None]:
-    return [grad if flag else None for grad, flag in zip(grads, wanted)]
+def _gradients(ctx: Any, wanted: Sequence[bool], backward: Any, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
+    """A gradient for each operand that needs one; None for the others, and for group_ids, numbers and codes."""
+    grads: Sequence[Tensor | None] = (None,) * len(wanted)
+    if grad_loss is not None and any(wanted):
+        found = call_operator(backward, grad_loss, *ctx.saved_tensors, *ctx.lists, _needs(wanted))
+        grads = [grad if flag else None for grad, flag in zip(found, wanted)]
+    return *grads, None, None, None
 
 
 def _setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
-    operands, margin_online, codes = inputs[:7], inputs[7], inputs[11:15]
-    _, text_index, image_index, choice, saved = output
-    ctx.mark_non_differentiable(text_index, image_index, choice, saved)
+    *tensors, numbers, codes = inputs
+    _, *chosen = output
+    ctx.mark_non_differentiable(*chosen)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*operands, text_index, image_index, choice, saved)
-    ctx.margin_online, ctx.codes, ctx.allow_tf32 = margin_online, codes, inputs[17]
+    ctx.save_for_backward(*tensors, *chosen)
+    ctx.lists = numbers, codes
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    wanted = ctx.needs_input_grad[:6]
-    if grad_loss is None or not any(wanted):
-        return (None,) * 18
-    grads = call_operator(
-        torch.ops.aoq.quintuplet_backward.default,
-        grad_loss,
-        *ctx.saved_tensors,
-        ctx.margin_online,
-        *ctx.codes,
-        _needs(wanted),
-        allow_tf32=ctx.allow_tf32,
-    )
-    return (*_keep(wanted, grads), *(None,) * 12)
+    *wanted, _groups, _numbers, _codes = ctx.needs_input_grad
+    return _gradients(ctx, wanted, torch.ops.aoq.quintuplet_backward.default, grad_loss)
 
 
 def _score_setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
-    scores, group_ids, margin_online, codes = inputs[0], inputs[5], inputs[6], inputs[11:13]
-    _, text_index, image_index, saved = output
-    ctx.mark_non_differentiable(text_index, image_index, saved)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(scores, group_ids, text_index, image_index, saved)
-    ctx.margin_online, ctx.codes = margin_online, codes
+    scores, *_offline, group_ids, numbers, codes = inputs  # the gradients by offline scores do not need them
+    _setup_context(ctx, (scores, group_ids, numbers, codes), output)
 
 
 def _score_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    wanted = ctx.needs_input_grad[:5]
-    if grad_loss is None or not any(wanted):
-        return (None,) * 15
-    grads = call_operator(
-        torch.ops.aoq.quintuplet_score_backward.default,
-        grad_loss,
-        *ctx.saved_tensors,
-        ctx.margin_online,
-        *ctx.codes,
-        _needs(wanted),
-    )
-    return (*_keep(wanted, grads), *(None,) * 10)
+    *wanted, _groups, _numbers, _codes = ctx.needs_input_grad
+    return _gradients(ctx, wanted, torch.ops.aoq.quintuplet_score_backward.default, grad_loss)
 
 
 def _refuse_double_backward(ctx: Any, *_: Tensor | None) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ._library import BUILD_FACTS as _LOADED  # noqa: F401  (the operators must exist before they get a fake)
-from ._options import Reduction
+from ._options import CODES, Reduction
 
 SAVED_ROWS = 10  # kSavedRows of csrc/params.h
 
@@ -15,9 +17,10 @@ def _compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _forward_outputs(model: Tensor, reduction: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward_outputs(model: Tensor, codes: Sequence[int] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, text_index, image_index and saved."""
     count, dtype = model.shape[0], _compute_dtype(model)
+    reduction = Reduction.NONE if codes is None else dict(zip(CODES, codes))["reduction"]
     loss = model.new_empty((count,) if reduction == Reduction.NONE else (), dtype=dtype)
     index = model.new_empty((count,), dtype=torch.int64)
     return loss, index, torch.empty_like(index), model.new_empty((SAVED_ROWS, count), dtype=dtype)
@@ -40,19 +43,10 @@ def _(
     hard_text_image: Tensor | None,
     hard_image_text: Tensor | None,
     group_ids: Tensor | None,
-    margin_online: float,
-    margin_offline: float,
-    alpha: float,
-    beta: float,
-    objective: int,
-    online: int,
-    similarity: int,
-    reduction: int,
-    detach_weight: bool,
-    clamp_weight: bool,
-    allow_tf32: bool = False,
+    numbers: Sequence[float],
+    codes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    loss, text_index, image_index, saved = _forward_outputs(image, reduction)
+    loss, text_index, image_index, saved = _forward_outputs(image, codes)
     return loss, text_index, image_index, image.new_empty((2, image.shape[0]), dtype=torch.int64), saved
 
 
@@ -70,16 +64,12 @@ def _(
     image_index: Tensor,  # (B,)
     choice: Tensor,  # (2, B)
     saved: Tensor,  # (SAVED_ROWS, B)
-    margin_online: float,
-    objective: int,
-    online: int,
-    similarity: int,
-    reduction: int,
+    numbers: Sequence[float],
+    codes: Sequence[int],
     needs: int,
     all_image: Tensor | None = None,  # (C, D)
     all_text: Tensor | None = None,
     first: int = 0,
-    allow_tf32: bool = False,
 ) -> tuple[Tensor, ...]:
     return _needed((image, text, hard_image, hard_text, hard_text_image, hard_image_text), image, needs)
 
@@ -92,17 +82,10 @@ def _(
     hard_pair_scores: Tensor | None,
     partner_pair_scores: Tensor | None,
     group_ids: Tensor | None,
-    margin_online: float,
-    margin_offline: float,
-    alpha: float,
-    beta: float,
-    objective: int,
-    online: int,
-    reduction: int,
-    detach_weight: bool,
-    clamp_weight: bool,
+    numbers: Sequence[float],
+    codes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    loss, text_index, image_index, saved = _forward_outputs(scores, reduction)
+    loss, text_index, image_index, saved = _forward_outputs(scores, codes)
     return loss, text_index, image_index, saved
 
 
@@ -114,9 +97,8 @@ def _(
     text_index: Tensor,  # (B,)
     image_index: Tensor,  # (B,)
     saved: Tensor,  # (SAVED_ROWS, B)
-    margin_online: float,
-    online: int,
-    reduction: int,
+    numbers: Sequence[float],
+    codes: Sequence[int],
     needs: int,
     first: int = 0,
 ) -> tuple[Tensor, ...]:
@@ -132,9 +114,8 @@ def _(
     hard_text: Tensor | None,
     hard_text_image: Tensor | None,
     hard_image_text: Tensor | None,
-    objective: int,
-    similarity: int,
-    allow_tf32: bool = False,
+    numbers: Sequence[float],
+    codes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     count = image.shape[0]
     return image.new_empty((5, count), dtype=_compute_dtype(image)), image.new_empty((2, count), dtype=torch.int64)
@@ -158,10 +139,8 @@ def _(
     all_positive: Tensor,  # (C,)
     all_group_ids: Tensor | None,  # (C,)
     first: int,
-    margin_online: float,
-    online: int,
-    similarity: int,
-    allow_tf32: bool = False,
+    numbers: Sequence[float],
+    codes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _online_negatives(image, image.shape[0], all_text.shape[0])
 
@@ -172,8 +151,8 @@ def _(
     all_positive: Tensor,  # (C,)
     all_group_ids: Tensor | None,  # (C,)
     first: int,
-    margin_online: float,
-    online: int,
+    numbers: Sequence[float],
+    codes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _online_negatives(scores, *scores.shape)
 
@@ -185,16 +164,10 @@ def _(
     text_hinges: Tensor,
     image_keys: Tensor,
     image_hinges: Tensor,
-    margin_online: float,
-    margin_offline: float,
-    alpha: float,
-    beta: float,
-    objective: int,
-    online: int,
-    detach_weight: bool,
-    clamp_weight: bool,
+    numbers: Sequence[float],
+    codes: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _forward_outputs(scores[0], Reduction.NONE)
+    return _forward_outputs(scores[0], None)
 
 
 @torch.library.register_fake("aoq::hardest_negatives")

@@ -66,12 +66,8 @@ def quintuplet_loss(
     if options.objective < Objective.OFFLINE_TRIPLET:
         hard_image = hard_text = None
     operator = _differentiable(QuintupletLoss, torch.ops.aoq.quintuplet_forward)
-    loss: Tensor = operator(
-        image, text, hard_image, hard_text, hard_text_image, hard_image_text, as_signed(group_ids),
-        options.margin_online, options.margin_offline, options.alpha, options.beta,
-        int(options.objective), int(options.online), int(options.similarity), int(options.reduction),
-        options.detach_weight, options.clamp_weight, allows_tf32(image),
-    )[0]  # fmt: skip
+    operands = image, text, hard_image, hard_text, hard_text_image, hard_image_text
+    loss: Tensor = operator(*operands, as_signed(group_ids), *options.lists(allows_tf32(image)))[0]
     return loss
 
 
@@ -90,12 +86,8 @@ def quintuplet_score_loss(
     if options.objective < Objective.OFFLINE_TRIPLET:
         hard_text_scores = hard_image_scores = None
     operator = _differentiable(QuintupletScoreLoss, torch.ops.aoq.quintuplet_score_forward)
-    loss: Tensor = operator(
-        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, as_signed(group_ids),
-        options.margin_online, options.margin_offline, options.alpha, options.beta,
-        int(options.objective), int(options.online), int(options.reduction),
-        options.detach_weight, options.clamp_weight,
-    )[0]  # fmt: skip
+    offline = hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores
+    loss: Tensor = operator(scores, *offline, as_signed(group_ids), *options.lists())[0]
     return loss
 
 

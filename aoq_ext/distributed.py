@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -135,15 +135,13 @@ class _GatheredLoss(torch.autograd.Function):
     ) -> Tensor:
         image, text = operands[:2]
         assert image is not None and text is not None
-        codes = int(options.objective), int(options.similarity)
-        tf32 = allows_tf32(image)
-        scores, choice = torch.ops.aoq.anchor_scores(*operands, *codes, tf32)  # (5, B), (2, B)
+        lists = options.lists(allows_tf32(image))
+        scores, choice = torch.ops.aoq.anchor_scores(*operands, *lists)  # (5, B), (2, B)
         all_text = gather_rows(text, batch)
         all_groups = None if group_ids is None else gather_rows(group_ids.long(), batch)
         negatives = torch.ops.aoq.online_negatives(
-            image, all_text, _all_positive(scores, options, batch), all_groups, batch.first,
-            options.margin_online, int(options.online), int(options.similarity), tf32,
-        )  # fmt: skip
+            image, all_text, _all_positive(scores, options, batch), all_groups, batch.first, *lists
+        )
         losses, *saved = _finish(scores, negatives, options, batch)
         ctx.save_for_backward(*operands, all_text, all_groups, choice, *saved)
         ctx.options, ctx.batch = options, batch
@@ -158,9 +156,8 @@ class _GatheredLoss(torch.autograd.Function):
         all_image = gather_rows(operands[0], batch) if wanted[1] else None
         grad, index, saved = _gather_anchors(grad_loss, text_index, image_index, saved, options, batch)
         grads = torch.ops.aoq.quintuplet_backward(
-            grad, *operands, all_groups, *index, choice, saved, options.margin_online,
-            int(options.objective), int(options.online), int(options.similarity), int(Reduction.NONE),
-            _bits(wanted), all_image, all_text, batch.first, allows_tf32(all_text),
+            grad, *operands, all_groups, *index, choice, saved, *_unreduced(options).lists(allows_tf32(all_text)),
+            _bits(wanted), all_image, all_text, batch.first,
         )  # fmt: skip
         return None, None, None, *(grad if flag else None for grad, flag in zip(grads, wanted))
 
@@ -178,9 +175,8 @@ class _GatheredScoreLoss(torch.autograd.Function):
                 anchors[row] = given
         all_groups = None if group_ids is None else gather_rows(group_ids.long(), batch)
         negatives = torch.ops.aoq.online_negatives_of_scores(
-            scores, _all_positive(anchors, options, batch), all_groups, batch.first,
-            options.margin_online, int(options.online),
-        )  # fmt: skip
+            scores, _all_positive(anchors, options, batch), all_groups, batch.first, *options.lists()
+        )
         losses, *saved = _finish(anchors, negatives, options, batch)
         ctx.save_for_backward(scores, all_groups, *saved)
         ctx.options, ctx.batch = options, batch
@@ -194,9 +190,8 @@ class _GatheredScoreLoss(torch.autograd.Function):
         wanted = ctx.needs_input_grad[3:]
         grad, index, saved = _gather_anchors(grad_loss, text_index, image_index, saved, options, batch)
         grads = torch.ops.aoq.quintuplet_score_backward(
-            grad, scores, all_groups, *index, saved, options.margin_online, int(options.online), int(Reduction.NONE),
-            _bits(wanted), batch.first,
-        )  # fmt: skip
+            grad, scores, all_groups, *index, saved, *_unreduced(options).lists(), _bits(wanted), batch.first
+        )
         return None, None, None, *(grad if flag else None for grad, flag in zip(grads, wanted))
 
 
@@ -219,8 +214,7 @@ def _finish(
     own = slice(batch.first, batch.first + batch.rows)
     finished: Sequence[Tensor] = torch.ops.aoq.anchor_losses(
         scores, text_keys, text_hinges, column_keys[:, own].contiguous(), column_hinges[:, own].contiguous(),
-        options.margin_online, options.margin_offline, options.alpha, options.beta,
-        int(options.objective), int(options.online), options.detach_weight, options.clamp_weight,
+        *options.lists(),
     )  # fmt: skip
     return finished
 
@@ -264,6 +258,11 @@ def _gather_anchors(
     numbers = gather_rows(torch.cat([saved, grad[None]]).T, batch).T.contiguous()  # (11, C)
     index = gather_rows(torch.stack([text_index, image_index], dim=1), batch).T.contiguous()
     return numbers[-1], index.unbind(), numbers[:-1]
+
+
+def _unreduced(options: LossOptions) -> LossOptions:
+    """With the gradient of each anchor's loss given."""
+    return replace(options, reduction=Reduction.NONE)
 
 
 def _bits(wanted: Sequence[bool]) -> int:

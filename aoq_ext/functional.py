@@ -8,13 +8,15 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from . import _ops, distributed, reference
-from ._options import LossOptions
+from ._options import LossKeywords, LossOptions, ScoreLossKeywords, ScoreLossOptions, shows
 
 __all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
 
 
+@shows(LossOptions)
 def adaptive_quintuplet_loss(
     image: Tensor,  # (B, D)
     text: Tensor,  # (B, D)
@@ -23,18 +25,7 @@ def adaptive_quintuplet_loss(
     hard_text_image: Tensor | None = None,  # as hard_text
     hard_image_text: Tensor | None = None,  # as hard_image
     group_ids: Tensor | None = None,  # (B,)
-    *,
-    margin_online: float = 0.2,
-    margin_offline: float = 0.0,
-    alpha: float = 0.3,
-    beta: float = 1.5,
-    objective: str = "adaptive_quintuplet",
-    online: str = "hardest",
-    similarity: str = "dot",
-    reduction: str = "sum",
-    detach_weight: bool = False,
-    clamp_weight: bool = False,
-    gather_distributed: bool = False,
+    **options: Unpack[LossKeywords],
 ) -> Tensor:
     """Adaptive Offline Quintuplet loss of B image-text pairs, from their embeddings.
 
@@ -42,14 +33,11 @@ def adaptive_quintuplet_loss(
 
     Returns: float32 (float64 for float64 input), shape () or, with ``reduction="none"``, (B,).
     """
-    options = LossOptions.create(
-        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
-        objective=objective, online=online, similarity=similarity, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
-    )  # fmt: skip
-    return embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, options)
+    chosen = LossOptions.create(**options)
+    return embedding_loss(image, text, hard_image, hard_text, hard_text_image, hard_image_text, group_ids, chosen)
 
 
+@shows(ScoreLossOptions)
 def adaptive_quintuplet_score_loss(
     scores: Tensor,  # (B, B)  S, images in rows
     hard_text_scores: Tensor | None = None,  # (B,)  a
@@ -57,17 +45,7 @@ def adaptive_quintuplet_score_loss(
     hard_pair_scores: Tensor | None = None,  # (B,)  c
     partner_pair_scores: Tensor | None = None,  # (B,)  d
     group_ids: Tensor | None = None,  # (B,)
-    *,
-    margin_online: float = 0.2,
-    margin_offline: float = 0.0,
-    alpha: float = 0.3,
-    beta: float = 1.5,
-    objective: str = "adaptive_quintuplet",
-    online: str = "hardest",
-    reduction: str = "sum",
-    detach_weight: bool = False,
-    clamp_weight: bool = False,
-    gather_distributed: bool = False,
+    **options: Unpack[ScoreLossKeywords],
 ) -> Tensor:
     """Adaptive Offline Quintuplet loss of B pairs, from scores that a cross-attention model computed.
 
@@ -75,13 +53,9 @@ def adaptive_quintuplet_score_loss(
 
     Returns: float32 (float64 for float64 input), shape () or, with ``reduction="none"``, (B,).
     """
-    options = LossOptions.create(
-        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
-        objective=objective, online=online, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
-    )  # fmt: skip
+    chosen = ScoreLossOptions.create(**options)
     return score_loss(
-        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, options
+        scores, hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores, group_ids, chosen
     )
 
 

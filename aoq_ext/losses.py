@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from . import functional
-from ._options import LossOptions, option_of
+from ._options import LossKeywords, LossOptions, ScoreLossKeywords, ScoreLossOptions, option_of, parameters
 
 __all__ = ["AdaptiveQuintupletLoss", "AdaptiveQuintupletScoreLoss"]
 
 
 class _Loss(nn.Module):
-    margin_online: float = option_of("options", LossOptions.create)
-    margin_offline: float = option_of("options", LossOptions.create)
-    alpha: float = option_of("options", LossOptions.create)
-    beta: float = option_of("options", LossOptions.create)
-    objective: str = option_of("options", LossOptions.create)
-    online: str = option_of("options", LossOptions.create)
-    reduction: str = option_of("options", LossOptions.create)
-    detach_weight: bool = option_of("options", LossOptions.create)
-    clamp_weight: bool = option_of("options", LossOptions.create)
-    gather_distributed: bool = option_of("options", LossOptions.create)
+    """Options as attributes, which may also be set later."""
 
-    def __init__(self, **options: object) -> None:
+    options: LossOptions
+    _kind: type[LossOptions]
+
+    def __init_subclass__(cls, kind: type[LossOptions]) -> None:
+        cls._kind = kind
+        shown = parameters(kind, Parameter.POSITIONAL_OR_KEYWORD)
+        cls.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+        for parameter in shown:
+            setattr(cls, parameter.name, option_of("options", kind.create, parameter.name))
+
+    def __init__(self, *values: Any, **options: Any) -> None:
         super().__init__()
-        self.options = LossOptions.create(**options)
+        self.options = self._kind.create(**signature(type(self)).bind(*values, **options).arguments)
+
+    if TYPE_CHECKING:  # the options are attributes that no annotation names
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def extra_repr(self) -> str:
-        def show(value: object) -> str:
-            return repr(value.name.lower()) if hasattr(value, "name") else repr(value)
-
-        return ", ".join(f"{name}={show(value)}" for name, value in vars(self.options).items())
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in signature(type(self)).parameters)
 
 
-class AdaptiveQuintupletLoss(_Loss):
+class AdaptiveQuintupletLoss(_Loss, kind=LossOptions):
     """Adaptive Offline Quintuplet loss for image-text matching, from embeddings.
 
     Chen, Deng, Luo, "Adaptive Offline Quintuplet Loss for Image-Text Matching", ECCV 2020, arXiv 2003.03669. For
@@ -92,27 +100,9 @@ class AdaptiveQuintupletLoss(_Loss):
         torch.Size([])
     """
 
-    similarity: str = option_of("options", LossOptions.create)
+    if TYPE_CHECKING:
 
-    def __init__(
-        self,
-        margin_online: float = 0.2,
-        margin_offline: float = 0.0,
-        alpha: float = 0.3,
-        beta: float = 1.5,
-        objective: str = "adaptive_quintuplet",
-        online: str = "hardest",
-        similarity: str = "dot",
-        reduction: str = "sum",
-        detach_weight: bool = False,
-        clamp_weight: bool = False,
-        gather_distributed: bool = False,
-    ) -> None:
-        super().__init__(
-            margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
-            objective=objective, online=online, similarity=similarity, reduction=reduction,
-            detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
-        )  # fmt: skip
+        def __init__(self, *values: Any, **options: Unpack[LossKeywords]) -> None: ...
 
     def forward(
         self,
@@ -129,7 +119,7 @@ class AdaptiveQuintupletLoss(_Loss):
         )
 
 
-class AdaptiveQuintupletScoreLoss(_Loss):
+class AdaptiveQuintupletScoreLoss(_Loss, kind=ScoreLossOptions):
     """Adaptive Offline Quintuplet loss from a given score matrix, for cross-attention models such as SCAN and BFAN.
 
     Options and mathematics: see :class:`AdaptiveQuintupletLoss`.
@@ -142,24 +132,9 @@ class AdaptiveQuintupletScoreLoss(_Loss):
         - scores with ``gather_distributed``: (B, C), this rank's images against the C texts of all ranks in rank order.
     """
 
-    def __init__(
-        self,
-        margin_online: float = 0.2,
-        margin_offline: float = 0.0,
-        alpha: float = 0.3,
-        beta: float = 1.5,
-        objective: str = "adaptive_quintuplet",
-        online: str = "hardest",
-        reduction: str = "sum",
-        detach_weight: bool = False,
-        clamp_weight: bool = False,
-        gather_distributed: bool = False,
-    ) -> None:
-        super().__init__(
-            margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
-            objective=objective, online=online, reduction=reduction,
-            detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
-        )  # fmt: skip
+    if TYPE_CHECKING:
+
+        def __init__(self, *values: Any, **options: Unpack[ScoreLossKeywords]) -> None: ...
 
     def forward(
         self,

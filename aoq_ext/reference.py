@@ -26,9 +26,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from . import distributed
-from ._options import LossOptions, Objective, Online, Reduction, Similarity
+from ._options import (
+    LossKeywords,
+    LossOptions,
+    Objective,
+    Online,
+    Reduction,
+    ScoreLossKeywords,
+    ScoreLossOptions,
+    Similarity,
+    shows,
+)
 from .parallel import Shares
 from .parallel.tensors import GatherRows, SumOverRanks
 
@@ -37,6 +48,7 @@ __all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
 _NO_NEGATIVE = float("-inf")
 
 
+@shows(LossOptions)
 def adaptive_quintuplet_loss(
     image: Tensor,  # (B, D)
     text: Tensor,  # (B, D)
@@ -45,30 +57,16 @@ def adaptive_quintuplet_loss(
     hard_text_image: Tensor | None = None,  # as hard_text
     hard_image_text: Tensor | None = None,  # as hard_image
     group_ids: Tensor | None = None,  # (B,)
-    *,
-    margin_online: float = 0.2,
-    margin_offline: float = 0.0,
-    alpha: float = 0.3,
-    beta: float = 1.5,
-    objective: str = "adaptive_quintuplet",
-    online: str = "hardest",
-    similarity: str = "dot",
-    reduction: str = "sum",
-    detach_weight: bool = False,
-    clamp_weight: bool = False,
-    gather_distributed: bool = False,
+    **options: Unpack[LossKeywords],
 ) -> Tensor:
     """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_loss`; same arguments, same result."""
-    options = LossOptions.create(
-        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
-        objective=objective, online=online, similarity=similarity, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
-    )  # fmt: skip
+    chosen = LossOptions.create(**options)
     operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
-    batch = distributed.join_embeddings(image, text, operands[2:], group_ids, options)
-    return embedding_loss(*operands, group_ids, options, batch)
+    batch = distributed.join_embeddings(image, text, operands[2:], group_ids, chosen)
+    return embedding_loss(*operands, group_ids, chosen, batch)
 
 
+@shows(ScoreLossOptions)
 def adaptive_quintuplet_score_loss(
     scores: Tensor,  # (B, B)
     hard_text_scores: Tensor | None = None,  # (B,)  a
@@ -76,27 +74,13 @@ def adaptive_quintuplet_score_loss(
     hard_pair_scores: Tensor | None = None,  # (B,)  c
     partner_pair_scores: Tensor | None = None,  # (B,)  d
     group_ids: Tensor | None = None,  # (B,)
-    *,
-    margin_online: float = 0.2,
-    margin_offline: float = 0.0,
-    alpha: float = 0.3,
-    beta: float = 1.5,
-    objective: str = "adaptive_quintuplet",
-    online: str = "hardest",
-    reduction: str = "sum",
-    detach_weight: bool = False,
-    clamp_weight: bool = False,
-    gather_distributed: bool = False,
+    **options: Unpack[ScoreLossKeywords],
 ) -> Tensor:
     """Pure PyTorch form of :func:`aoq_ext.functional.adaptive_quintuplet_score_loss`; same arguments, same result."""
-    options = LossOptions.create(
-        margin_online=margin_online, margin_offline=margin_offline, alpha=alpha, beta=beta,
-        objective=objective, online=online, reduction=reduction,
-        detach_weight=detach_weight, clamp_weight=clamp_weight, gather_distributed=gather_distributed,
-    )  # fmt: skip
+    chosen = ScoreLossOptions.create(**options)
     offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
-    batch = distributed.join_scores(scores, offline, group_ids, options)
-    return score_loss(scores, *offline, group_ids, options, batch)
+    batch = distributed.join_scores(scores, offline, group_ids, chosen)
+    return score_loss(scores, *offline, group_ids, chosen, batch)
 
 
 def embedding_loss(

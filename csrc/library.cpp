@@ -1,49 +1,42 @@
-// Every operator schema. Each implementation is registered beside its code; aoq_ext/_fakes.py says what
-// shapes they return, aoq_ext/_autograd.py how they are differentiated. `allow_tf32` is torch's setting, which C++
-// cannot read; the CPU has no TF32.
+// Every operator schema. Each implementation is registered beside its code; aoq_ext/_fakes.py says what shapes they
+// return, aoq_ext/_autograd.py how they are differentiated. `numbers` and `codes` are the options of the loss, in the
+// order of LossParams.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(aoq, m) {
   m.def(
       "quintuplet_forward(Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, Tensor? hard_text_image, "
-      "Tensor? hard_image_text, Tensor? group_ids, float margin_online, float margin_offline, float alpha, float beta, "
-      "int objective, int online, int similarity, int reduction, bool detach_weight, bool clamp_weight, "
-      "bool allow_tf32=False) -> "
+      "Tensor? hard_image_text, Tensor? group_ids, float[] numbers, int[] codes) -> "
       "(Tensor loss, Tensor text_index, Tensor image_index, Tensor choice, Tensor saved)");
   m.def(
       "quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, "
       "Tensor? hard_text_image, Tensor? hard_image_text, Tensor? group_ids, Tensor text_index, Tensor image_index, "
-      "Tensor choice, Tensor saved, float margin_online, int objective, int online, int similarity, int reduction, "
-      "int needs, Tensor? all_image=None, Tensor? all_text=None, int first=0, bool allow_tf32=False) -> (Tensor image, "
-      "Tensor text, Tensor "
-      "hard_image, Tensor hard_text, Tensor hard_text_image, "
-      "Tensor hard_image_text)");
+      "Tensor choice, Tensor saved, float[] numbers, int[] codes, int needs, Tensor? all_image=None, "
+      "Tensor? all_text=None, int first=0) -> (Tensor image, Tensor text, Tensor hard_image, Tensor hard_text, "
+      "Tensor hard_text_image, Tensor hard_image_text)");
   m.def(
       "quintuplet_score_forward(Tensor scores, Tensor? hard_text_scores, Tensor? hard_image_scores, "
-      "Tensor? hard_pair_scores, Tensor? partner_pair_scores, Tensor? group_ids, float margin_online, "
-      "float margin_offline, float alpha, float beta, int objective, int online, int reduction, bool detach_weight, "
-      "bool clamp_weight) -> (Tensor loss, Tensor text_index, Tensor image_index, Tensor saved)");
+      "Tensor? hard_pair_scores, Tensor? partner_pair_scores, Tensor? group_ids, float[] numbers, int[] codes) -> "
+      "(Tensor loss, Tensor text_index, Tensor image_index, Tensor saved)");
   m.def(
       "quintuplet_score_backward(Tensor grad_loss, Tensor scores, Tensor? group_ids, Tensor text_index, "
-      "Tensor image_index, Tensor saved, float margin_online, int online, int reduction, int needs, int first=0) -> "
+      "Tensor image_index, Tensor saved, float[] numbers, int[] codes, int needs, int first=0) -> "
       "(Tensor scores, Tensor hard_text_scores, Tensor hard_image_scores, Tensor hard_pair_scores, "
       "Tensor partner_pair_scores)");
   m.def(
       "anchor_scores(Tensor image, Tensor text, Tensor? hard_image, Tensor? hard_text, Tensor? hard_text_image, "
-      "Tensor? hard_image_text, int objective, int similarity, bool allow_tf32=False) -> "
-      "(Tensor scores, Tensor choice)");
+      "Tensor? hard_image_text, float[] numbers, int[] codes) -> (Tensor scores, Tensor choice)");
   m.def(
       "online_negatives(Tensor image, Tensor all_text, Tensor all_positive, Tensor? all_group_ids, int first, "
-      "float margin_online, int online, int similarity, bool allow_tf32=False) -> "
+      "float[] numbers, int[] codes) -> "
       "(Tensor row_keys, Tensor row_hinges, Tensor column_keys, Tensor column_hinges)");
   m.def(
       "online_negatives_of_scores(Tensor scores, Tensor all_positive, Tensor? all_group_ids, int first, "
-      "float margin_online, int online) -> "
+      "float[] numbers, int[] codes) -> "
       "(Tensor row_keys, Tensor row_hinges, Tensor column_keys, Tensor column_hinges)");
   m.def(
       "anchor_losses(Tensor scores, Tensor text_keys, Tensor text_hinges, Tensor image_keys, Tensor image_hinges, "
-      "float margin_online, float margin_offline, float alpha, float beta, int objective, int online, "
-      "bool detach_weight, bool clamp_weight) -> (Tensor losses, Tensor text_index, Tensor image_index, Tensor saved)");
+      "float[] numbers, int[] codes) -> (Tensor losses, Tensor text_index, Tensor image_index, Tensor saved)");
   m.def(
       "hardest_negatives(Tensor image, Tensor text, Tensor? group_ids, bool allow_tf32=False) -> "
       "(Tensor text_index, Tensor text_score, Tensor image_index, Tensor image_score)");

@@ -1,6 +1,7 @@
 // Parameters of the operators as plain structs, free of torch, for every kernel. The enums mirror aoq_ext/_options.py.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace aoq {
@@ -26,10 +27,33 @@ struct LossParams {
   Reduction reduction;
   bool detach_weight;
   bool clamp_weight;
+  bool allow_tf32;  // torch's setting, which C++ cannot read
+
+  static constexpr size_t kNumbers = 4, kCodes = 7;
+
+  // From the lists in which operators are given them, as aoq_ext/_options.py makes them.
+  static constexpr LossParams of_lists(const double* number, const int64_t* code) {
+    return {.margin_online = *number++,
+            .margin_offline = *number++,
+            .alpha = *number++,
+            .beta = *number++,
+            .objective = Objective(*code++),
+            .online = Online(*code++),
+            .similarity = Similarity(*code++),
+            .reduction = Reduction(*code++),
+            .detach_weight = *code++ != 0,
+            .clamp_weight = *code++ != 0,
+            .allow_tf32 = *code++ != 0};
+  }
 
   constexpr bool has_offline() const { return objective >= Objective::kOfflineTriplet; }
   constexpr bool has_pairs() const { return objective >= Objective::kOfflineQuintuplet; }
 };
+
+// What the loss of embeddings is a function of, in the order of the gradients and of their bits in `needs`.
+enum Gradient : int { kImageRow, kTextRow, kHardImage, kHardText, kHardTextImage, kHardImageText, kGradients };
+
+constexpr bool is_needed(int64_t needs, int gradient) { return needs >> gradient & 1; }
 
 // What forward saves for each anchor: the positive's score, and the derivatives of L_i by the scores it depends on.
 // For Online::kAll, kTextWeight and kImageWeight are the derivatives by every active negative of the anchor.

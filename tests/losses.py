@@ -75,15 +75,9 @@ class Form:
         """What the operator chose: text of each image and image of each text, (B,) int64; −1 for none."""
         opt = LossOptions.create(**options)
         used = self.used[opt.objective]
-        operator, codes = torch.ops.aoq.quintuplet_score_forward, [opt.objective, opt.online, opt.reduction]
-        if self is EMBEDDINGS:
-            operator = torch.ops.aoq.quintuplet_forward
-            codes.insert(2, opt.similarity)
-        out = operator(
-            *operands[:used], *[None] * (self.used[-1] - used), group_ids,
-            opt.margin_online, opt.margin_offline, opt.alpha, opt.beta,
-            *map(int, codes), opt.detach_weight, opt.clamp_weight,
-        )  # fmt: skip
+        aoq = torch.ops.aoq
+        operator = aoq.quintuplet_forward if self is EMBEDDINGS else aoq.quintuplet_score_forward
+        out = operator(*operands[:used], *[None] * (self.used[-1] - used), group_ids, *opt.lists())
         return [out[1].long(), out[2].long()]
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 import aoq_ext
 from aoq_ext import functional
+from aoq_ext._options import LossOptions
 from tests.losses import HALVES, ONLINE, SIMILARITIES, make_operands, scores_of
 
 pytestmark = pytest.mark.only_on("cuda", reason="a GPU's graphs, streams, launches and memory")
@@ -420,18 +421,16 @@ def test_gathered_over_a_group_of_one(online, one_process, device):
 def test_gradients_of_some_rows_of_a_gathered_batch(online, dtype, device):
     """What each of two processes computes in backward, against the gradients of the whole batch."""
     operands = make_operands(90, 24, dtype=dtype, device=device)
-    mode = ONLINE.index(online)
-    loss, text_index, image_index, choice, saved = torch.ops.aoq.quintuplet_forward(
-        *operands, None, 0.2, 0.0, 0.3, 1.5, 3, mode, 0, 0, False, False
-    )
+    lists = LossOptions.create(online=online).lists()
+    loss, text_index, image_index, choice, saved = torch.ops.aoq.quintuplet_forward(*operands, None, *lists)
     whole = torch.ops.aoq.quintuplet_backward(
-        torch.ones_like(loss), *operands, None, text_index, image_index, choice, saved, 0.2, 3, mode, 0, 0, 0b111111
+        torch.ones_like(loss), *operands, None, text_index, image_index, choice, saved, *lists, 0b111111
     )
     for first, rows in ((0, 37), (37, 53)):
         own = slice(first, first + rows)
         part = torch.ops.aoq.quintuplet_backward(
             torch.ones_like(loss), *(operand[own] for operand in operands), None, text_index, image_index,
-            choice[:, own].contiguous(), saved, 0.2, 3, mode, 0, 0, 0b111111, operands[0], operands[1], first,
+            choice[:, own].contiguous(), saved, *lists, 0b111111, operands[0], operands[1], first,
         )  # fmt: skip
         scale = max(grad.abs().max().item() for grad in whole)
         tolerance = 4 * torch.finfo(dtype).eps * scale

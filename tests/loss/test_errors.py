@@ -8,6 +8,7 @@ import torch
 
 import aoq_ext
 from aoq_ext import functional
+from aoq_ext._options import LossOptions
 from tests.losses import make_operands
 
 ROWS = make_operands(4, 3, dtype=torch.float32)
@@ -92,7 +93,7 @@ def test_what_the_objective_does_not_use_is_not_looked_at():
 
 def test_the_operators_refuse_what_would_not_be_memory_safe(device):
     rows = [operand.to(device) for operand in ROWS]
-    options = (0.2, 0.0, 0.3, 1.5, 3, 0, 0, 0, False, False)
+    options = LossOptions().lists()
     with pytest.raises(RuntimeError, match="text must have the shape of image"):
         torch.ops.aoq.quintuplet_forward(rows[0], rows[1][:2], *rows[2:], None, *options)
     with pytest.raises(RuntimeError, match="hard_text is required"):
@@ -101,17 +102,17 @@ def test_the_operators_refuse_what_would_not_be_memory_safe(device):
 
 @pytest.mark.only_on("cpu", reason="a GPU would have to be waited for")
 def test_the_operators_refuse_indices_out_of_range():
-    options = (0.2, 0.0, 0.3, 1.5, 3, 0, 0, 0, False, False)
+    options = LossOptions().lists()
     out = torch.ops.aoq.quintuplet_forward(*ROWS, None, *options)
     wrong = torch.full_like(out[1], 99)
     with pytest.raises(RuntimeError, match="text_index is out of range"):
-        torch.ops.aoq.quintuplet_backward(out[0], *ROWS, None, wrong, *out[2:], 0.2, 3, 0, 0, 0, 63)
+        torch.ops.aoq.quintuplet_backward(out[0], *ROWS, None, wrong, *out[2:], *options, 63)
     candidates = [ROWS[2][:, None].repeat(1, 5, 1), ROWS[3], ROWS[4], ROWS[5][:, None].repeat(1, 5, 1)]
     for value in (-1, 1, 4, 5):
         choice = torch.full((2, 4), value)
         with pytest.raises(RuntimeError, match="choice is out of range"):
             torch.ops.aoq.quintuplet_backward(
-                out[0], *ROWS[:2], *candidates, None, *out[1:3], choice, out[4], 0.2, 3, 0, 0, 0, 63
+                out[0], *ROWS[:2], *candidates, None, *out[1:3], choice, out[4], *options, 63
             )
 
 

@@ -40,12 +40,11 @@ def test_nan_propagates_to_the_anchors_it_is_a_negative_of(device):
 def test_opcheck(dtype, online, device):
     operands = [operand.requires_grad_() for operand in make_scores(6, dtype, device)]
     opt = LossOptions.create(online=online)
-    codes = (int(opt.objective), int(opt.online), int(opt.reduction), False, False)
-    arguments = (*operands, torch.arange(6, device=device) // 2, 0.2, 0.0, 0.3, 1.5, *codes)
+    arguments = (*operands, torch.arange(6, device=device) // 2, *opt.lists())
     torch.library.opcheck(torch.ops.aoq.quintuplet_score_forward, arguments)
     with torch.no_grad():
         loss, *saved = torch.ops.aoq.quintuplet_score_forward(*arguments)
-    backward = (torch.ones_like(loss), operands[0].detach(), None, *saved, 0.2, int(opt.online), 0, 0b10101)
+    backward = (torch.ones_like(loss), operands[0].detach(), None, *saved, *opt.lists(), 0b10101)
     torch.library.opcheck(torch.ops.aoq.quintuplet_score_backward, backward)
 
 

@@ -21,9 +21,7 @@ from tests.losses import OBJECTIVES, ONLINE, make_operands, scores_of
 def forward_arguments(operands, group_ids, **options):
     opt = LossOptions.create(**options)
     used = (2, 4, 6, 6)[opt.objective]
-    codes = (int(opt.objective), int(opt.online), int(opt.similarity), int(opt.reduction))
-    reals = (opt.margin_online, opt.margin_offline, opt.alpha, opt.beta)
-    return (*operands[:used], *[None] * (6 - used), group_ids, *reals, *codes, opt.detach_weight, opt.clamp_weight)
+    return (*operands[:used], *[None] * (6 - used), group_ids, *opt.lists())
 
 
 @pytest.mark.parametrize(("rung", "mode"), list(itertools.product(range(4), range(3))))
@@ -37,7 +35,9 @@ def test_opcheck(rung, mode, device):
     torch.library.opcheck(torch.ops.aoq.quintuplet_forward, arguments)
     with torch.no_grad():
         loss, *saved = torch.ops.aoq.quintuplet_forward(*arguments)
-        backward = (torch.ones_like(loss), *arguments[:7], *saved, 0.2, *arguments[11:15], 0b101011)
+        *tensors, numbers, codes = arguments
+        lists = numbers, codes
+        backward = (torch.ones_like(loss), *tensors, *saved, *lists, 0b101011)
         torch.library.opcheck(torch.ops.aoq.quintuplet_backward, [
             value.detach() if isinstance(value, torch.Tensor) else value for value in backward
         ])  # fmt: skip

@@ -65,7 +65,8 @@ LossParams loss_of(const Call& call) {
           Similarity(call.integer("similarity")),
           Reduction(call.integer("reduction")),
           bool(call.integer("detach_weight")),
-          bool(call.integer("clamp_weight"))};
+          bool(call.integer("clamp_weight")),
+          bool(call.integer("allow_tf32"))};
 }
 
 template <class T>

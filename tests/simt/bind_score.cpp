@@ -59,7 +59,8 @@ AOQ_SIMT_BINDING(score_forward) {
                           Similarity::kDot,
                           Reduction(call.integer("reduction")),
                           bool(call.integer("detach_weight")),
-                          bool(call.integer("clamp_weight"))};
+                          bool(call.integer("clamp_weight")),
+                          false};
     const bool each = loss.reduction == Reduction::kNone;
     FinishOutputs<T> out{};
     out.saved = call.output<T>("saved", {kSavedRows, count});

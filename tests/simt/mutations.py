@@ -296,8 +296,18 @@ BACKWARD = [
     ),
     *_of(
         "backward",
-        "cuda/loss/backward/sparse.cuh",
+        "cuda/loss/backward/sparse_rows.cuh",
         ("wrong index", "maps, p.first + row, rows,", "maps, row, rows,", "test_rows_of_a_gathered"),
+        (
+            "wrong index",
+            "Lists::kMaxRows ? end - row : Lists::kMaxRows",
+            "Lists::kMaxRows ? end - row : end - row",
+            "test_more_rows",
+        ),
+    ),
+    *_of(
+        "backward",
+        "cuda/loss/backward/sparse_hubs.cuh",
         ("wrong index", "maps, p.first + row, 1,", "maps, row, 1,", "test_hub and 12"),
         ("lost tail", "for (int g = 1; g < groups; ++g)", "for (int g = 2; g < groups; ++g)", "test_hub and 12"),
         (
@@ -315,6 +325,10 @@ BACKWARD = [
         ("wrong sum", "is_first ? value : *total + value", "value", "test_hub_whose_choosers"),
         ("wrong ticket", "&piece[-number].ticket", "&piece->ticket", "test_hub and 12"),
         ("wrong index", "piece->row, item - number, count", "piece->row, item, count", "test_hub and 12"),
+    ),
+    *_of(
+        "backward",
+        "cuda/loss/backward/sparse_block.cuh",
         ("candidates not zeroed", "k == chosen ? sum : Sum{}", "sum", "test_candidates"),
         (
             "wrong index",
@@ -329,12 +343,6 @@ BACKWARD = [
             "test_gradients",
         ),
         ("wrong index", "dense[row * p.width + column + v]", "dense[column + v]", "test_begins_with"),
-        (
-            "wrong index",
-            "Lists::kMaxRows ? end - row : Lists::kMaxRows",
-            "Lists::kMaxRows ? end - row : end - row",
-            "test_more_rows",
-        ),
         (
             "lost tail",
             "for (int e = listed.begin + warp_index(); e < listed.end;",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import aoq_ext  # noqa: F401  (registers the operators)
-from aoq_ext._options import Objective, Online, Reduction, Similarity
+from aoq_ext._options import LossOptions, Objective, Online, Reduction, Similarity
 from tests import simt
 from tests.losses import make_operands
 from tests.numerics import error
@@ -99,11 +99,11 @@ class Case:
 
     def truth(self, needs: int = ALL) -> dict[str, Tensor]:
         wide = {name: t.double() if t.is_floating_point() else t for name, t in self.tensors.items()}
+        options = LossOptions(objective=self.objective, similarity=self.similarity, reduction=self.reduction)
         grads = torch.ops.aoq.quintuplet_backward(
             wide["grad_loss"] if self.reduction == Reduction.NONE else wide["grad_loss"][0],
             *(wide.get(name) for name in NAMES), None, wide["text_index"], wide["image_index"], wide["choice"],
-            wide["saved"], 0.2, int(self.objective), int(Online.HARDEST), int(self.similarity), int(self.reduction),
-            needs, wide["all_image"], wide["all_text"], self.first,
+            wide["saved"], *options.lists(), needs, wide["all_image"], wide["all_text"], self.first,
         )  # fmt: skip
         return {name: grad for bit, (name, grad) in enumerate(zip(NAMES, grads)) if needs >> bit & 1 and name in wide}
 
@@ -331,16 +331,14 @@ class AllCase:
     def __post_init__(self) -> None:
         self.rows = self.rows or self.anchors
         self.operands = self.operands or make_operands(self.anchors, self.width, 0, DTYPES[self.dtype], 5)
-        self.codes = (int(Objective.ADAPTIVE_QUINTUPLET), int(Online.ALL), int(self.similarity), int(Reduction.SUM))
-        self.forward = torch.ops.aoq.quintuplet_forward(
-            *self.operands, self.group_ids, self.margin, 0.0, 0.3, 1.5, *self.codes, False, False
-        )
+        self.lists = LossOptions(margin_online=self.margin, online=Online.ALL, similarity=self.similarity).lists()
+        self.forward = torch.ops.aoq.quintuplet_forward(*self.operands, self.group_ids, *self.lists)
 
     def truth(self) -> list[Tensor]:
         _, *saved = (t.double() if t.is_floating_point() else t for t in self.forward)
         grads = torch.ops.aoq.quintuplet_backward(
             torch.ones((), dtype=torch.float64), *(rows.double() for rows in self.operands), self.group_ids, *saved,
-            self.margin, *self.codes, ALL,
+            *self.lists, ALL,
         )  # fmt: skip
         return [grad[self.first : self.first + self.rows] for grad in grads]
 

@@ -58,11 +58,7 @@ def run(
 def cpu_forward(operands: list[Tensor], group_ids: Tensor | None = None, **options: Any) -> dict[str, Tensor]:
     chosen = LossOptions.create(**{"objective": "adaptive_quintuplet", **options})
     names = ("loss", "text_index", "image_index", "choice", "saved")
-    values = torch.ops.aoq.quintuplet_forward(
-        *(o.double() for o in operands), group_ids, chosen.margin_online, chosen.margin_offline, chosen.alpha,
-        chosen.beta, int(chosen.objective), int(chosen.online), int(chosen.similarity), int(chosen.reduction),
-        chosen.detach_weight, chosen.clamp_weight,
-    )  # fmt: skip
+    values = torch.ops.aoq.quintuplet_forward(*(o.double() for o in operands), group_ids, *chosen.lists())
     return dict(zip(names, values))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import aoq_ext  # noqa: F401  (registers the operators)
-from aoq_ext._options import Objective, Online, Reduction
+from aoq_ext._options import LossOptions, Objective, Online, Reduction
 from tests import simt
 from tests.numerics import error
 
@@ -67,9 +67,8 @@ def forward(
     )  # fmt: skip
     for name in ("row_key", "column_key", "ticket"):
         assert not results.pop(name).any(), name  # as the next launch needs them
-    expected = torch.ops.aoq.quintuplet_score_forward(
-        scores, *offline, group_ids, margin, 0.05, 0.3, 1.5, int(objective), int(online), int(reduction), False, False
-    )
+    options = LossOptions(margin, 0.05, objective=objective, online=online, reduction=reduction)
+    expected = torch.ops.aoq.quintuplet_score_forward(scores, *offline, group_ids, *options.lists())
     return results, dict(zip(("loss", "text_index", "image_index", "saved"), expected))
 
 
@@ -148,7 +147,9 @@ def test_online_negatives(rows: int, columns: int, first: int, online: Online, d
         "score_negatives", scores, positive=positive, group_ids=groups, first=first, margin_online=0.2,
         online=int(online),
     )  # fmt: skip
-    expected = torch.ops.aoq.online_negatives_of_scores(scores, positive, groups, first, 0.2, int(online))
+    expected = torch.ops.aoq.online_negatives_of_scores(
+        scores, positive, groups, first, *LossOptions(online=online).lists()
+    )
     for name, tensor in zip(("row_keys", "row_hinges", "column_keys", "column_hinges"), expected):
         if name.endswith("hinges"):
             assert error(results[name], tensor) < ROUNDING
@@ -183,7 +184,7 @@ def backward(
     )  # fmt: skip
     expected = torch.ops.aoq.quintuplet_score_backward(
         grad_loss if reduction == Reduction.NONE else grad_loss[0], scores, group_ids, text_index, image_index, saved,
-        0.2, int(online), int(reduction), needs, first,
+        *LossOptions(online=online, reduction=reduction).lists(), needs, first,
     )  # fmt: skip
     named = dict(zip(("grad_scores", *(f"grad_{name}" for name in OFFLINE)), expected))
     return results, {name: grad for bit, (name, grad) in enumerate(named.items()) if needs >> bit & 1}

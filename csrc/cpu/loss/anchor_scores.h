@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/product/operands.h"
+#include "loss_checks.h"
 #include "math/hinge.h"
 #include "math/order.h"
 
@@ -14,15 +15,13 @@ struct Embeddings {
   Rows<S> image, text;                                                    // (B, D)
   Candidates<S> hard_image, hard_text, hard_text_image, hard_image_text;  // (B·K, D)
 
-  Embeddings(const Tensor& image, const Tensor& text, const std::optional<Tensor>& hard_image,
-             const std::optional<Tensor>& hard_text, const std::optional<Tensor>& hard_text_image,
-             const std::optional<Tensor>& hard_image_text, Objective objective, Similarity kind)
-      : image(load_rows<S>(image, kind)),
-        text(load_rows<S>(text, kind)),
-        hard_image(load_candidates<S>(hard_image, objective >= Objective::kOfflineTriplet, kind)),
-        hard_text(load_candidates<S>(hard_text, objective >= Objective::kOfflineTriplet, kind)),
-        hard_text_image(load_candidates<S>(hard_text_image, objective >= Objective::kOfflineQuintuplet, kind)),
-        hard_image_text(load_candidates<S>(hard_image_text, objective >= Objective::kOfflineQuintuplet, kind)) {}
+  Embeddings(const EmbeddingOperands& given, Similarity kind)
+      : image(load_rows<S>(*given[kImageRow], kind)),
+        text(load_rows<S>(*given[kTextRow], kind)),
+        hard_image(load_candidates<S>(given[kHardImage], kind)),
+        hard_text(load_candidates<S>(given[kHardText], kind)),
+        hard_text_image(load_candidates<S>(given[kHardTextImage], kind)),
+        hard_image_text(load_candidates<S>(given[kHardImageText], kind)) {}
 };
 
 // The candidate of anchor i that scores highest; ties to the lowest. NaN is highest.
@@ -39,11 +38,11 @@ int64_t hardest_candidate(int64_t candidates, Score score) {
 
 // p, a, b, c, d of every anchor, and which candidates they came from: choice is (2, B), text then image.
 template <class S>
-std::vector<AnchorScores<Compute<S>>> score_anchors(const Embeddings<S>& in, Objective objective, Similarity similarity,
+std::vector<AnchorScores<Compute<S>>> score_anchors(const Embeddings<S>& in, const LossParams& params,
                                                     int64_t* choice) {
   using T = Compute<S>;
   const int64_t count = in.image.count, width = in.image.width;
-  const auto score = [&](const S* x, const S* y) { return similarity_of(similarity, x, y, width); };
+  const auto score = [&](const S* x, const S* y) { return similarity_of(params.similarity, x, y, width); };
   std::vector<AnchorScores<T>> scores(count);
   torch::stable::parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -55,7 +54,7 @@ std::vector<AnchorScores<Compute<S>>> score_anchors(const Embeddings<S>& in, Obj
       }
       AnchorScores<T> s{score(x, y), T(0), T(0), T(0), T(0)};
       int64_t text = 0, image = 0;
-      if (objective >= Objective::kOfflineTriplet) {
+      if (params.has_offline()) {
         const auto text_score = [&](int64_t k) { return score(x, in.hard_text.at(i, k)); };
         const auto image_score = [&](int64_t k) { return score(in.hard_image.at(i, k), y); };
         text = hardest_candidate<T>(in.hard_text.per_anchor, text_score);
@@ -63,7 +62,7 @@ std::vector<AnchorScores<Compute<S>>> score_anchors(const Embeddings<S>& in, Obj
         s.hard_text = text_score(text);
         s.hard_image = image_score(image);
       }
-      if (objective >= Objective::kOfflineQuintuplet) {
+      if (params.has_pairs()) {
         s.hard_pair = score(in.hard_image.at(i, image), in.hard_text.at(i, text));
         s.partner = score(in.hard_text_image.at(i, text), in.hard_image_text.at(i, image));
       }

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "checks.h"
 #include "cpu/product/operands.h"
+#include "loss_checks.h"
 
 namespace aoq::cpu {
 

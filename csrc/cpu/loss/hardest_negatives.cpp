@@ -1,8 +1,8 @@
 // The selection alone: the hardest negative of every image and of every text, for use in any loss.
 #include <tuple>
 
-#include "checks.h"
 #include "cpu/loss/online_negatives.h"
+#include "loss_checks.h"
 
 namespace aoq::cpu {
 namespace {
@@ -22,7 +22,7 @@ Tensor negative_scores(const OnlineState<T>& state) {
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Outputs hardest_negatives(Tensor image, Tensor text, std::optional<Tensor> group_ids, bool) {
-  check_embeddings(image, text, {}, {}, {}, {}, Objective::kOnlineTriplet);
+  checked({image, text}, Objective::kOnlineTriplet);
   const bool keep_bfloat16 = multiplies_bfloat16(image.size(1), Similarity::kDot, Online::kHardest);
   return dispatch_storage(image, keep_bfloat16, [&](auto zero) {
     using S = decltype(zero);

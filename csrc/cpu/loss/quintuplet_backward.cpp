@@ -11,15 +11,6 @@
 namespace aoq::cpu {
 namespace {
 
-enum Needs : int64_t {
-  kImage = 1,
-  kText = 2,
-  kHardImage = 4,
-  kHardText = 8,
-  kHardTextImage = 16,
-  kHardImageText = 32,
-};
-
 // An anchor is a pair of the whole batch, C of them; its rows, `own`, are those of anchors first, …, first + B − 1.
 template <class S>
 struct Backward {
@@ -33,9 +24,7 @@ struct Backward {
   const int64_t* choice;                    // (2, B) candidates used, text then image
   const T* saved;                           // (kSavedRows, C)
   std::vector<T> grad;                      // (C,) ∂loss/∂L_i
-  Online online;
-  Similarity similarity;
-  T margin;
+  LossParams params;
 
   int64_t rows() const { return own.image.count; }
   int64_t width() const { return own.image.width; }
@@ -65,13 +54,13 @@ class RowGradient {
 
   // The row is the image x of the pair.
   void by_image(T slope, const S* x, const S* y) {
-    if (b_.similarity != Similarity::kOrder) return add(slope, y);
+    if (b_.params.similarity != Similarity::kOrder) return add(slope, y);
     if (slope != T(0)) order_.push_back({slope, x, y});
   }
 
   // The row is the text y of the pair.
   void by_text(T slope, const S* x, const S* y) {
-    if (b_.similarity != Similarity::kOrder) return add(slope, x);
+    if (b_.params.similarity != Similarity::kOrder) return add(slope, x);
     if (slope != T(0)) order_.push_back({-slope, x, y});
   }
 
@@ -134,8 +123,8 @@ void accumulate_rows(const Backward<S>& b, const Rows<S>& grad, int64_t first, i
 template <class T>
 void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, const Rows<T>& image, const Rows<T>& text,
                        AnchorOffsets first, const Rows<T>* image_grad, const Rows<T>* text_grad) {
-  EmbeddingScores<T> scores(image, text, b.similarity, first);
-  if (b.margin == T(0)) scores.resolve_ties_with(b.saved + kPositive * b.anchors);
+  EmbeddingScores<T> scores(image, text, b.params.similarity, first);
+  if (b.params.margin_online == T(0)) scores.resolve_ties_with(b.saved + kPositive * b.anchors);
   const Tile largest = scores.largest_tile();
   const Tensor buffer = empty_cpu({largest.rows * largest.columns}, kScalarType<T>);
   T* slopes = static_cast<T*>(buffer.mutable_data_ptr());
@@ -153,7 +142,7 @@ void add_all_negatives(const Backward<T>& b, const AllNegatives<T>& all, const R
       }
     });
     const auto slope_row = [&](int64_t r) { return slopes + r * tile.columns; };
-    if (b.similarity != Similarity::kOrder) {
+    if (b.params.similarity != Similarity::kOrder) {
       Tensor matrix = cpu_view(slopes, tile.rows, tile.columns, kScalarType<T>);
       const auto rows = [&](Tensor all_rows) { return torch::stable::narrow(all_rows, 0, tile.first_row, tile.rows); };
       const auto columns = [&](Tensor all_rows) {
@@ -198,13 +187,14 @@ template <class S>
 void add_pair_outputs(const Backward<S>& b, const std::optional<Tensor>& group_ids, int64_t needs,
                       const Choosers& image_choosers, const Choosers& text_choosers, std::vector<Output<S>>& outputs) {
   using T = Compute<S>;
-  const bool all = b.online == Online::kAll;
-  const Rows<S> by_image = new_gradient<S>(needs & kImage ? b.rows() : 0, b.width(), all);
-  const Rows<S> by_text = new_gradient<S>(needs & kText ? b.rows() : 0, b.width(), all);
-  const Rows<S>*image_grad = needs & kImage ? &by_image : nullptr, *text_grad = needs & kText ? &by_text : nullptr;
+  const bool all = b.params.online == Online::kAll;
+  const Rows<S> by_image = new_gradient<S>(is_needed(needs, kImageRow) ? b.rows() : 0, b.width(), all);
+  const Rows<S> by_text = new_gradient<S>(is_needed(needs, kTextRow) ? b.rows() : 0, b.width(), all);
+  const Rows<S>*image_grad = is_needed(needs, kImageRow) ? &by_image : nullptr,
+        *text_grad = is_needed(needs, kTextRow) ? &by_text : nullptr;
   if constexpr (std::is_same_v<S, T>) {
-    if (all && (needs & (kImage | kText))) {
-      const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, b.anchors), b.margin);
+    if (all && (image_grad || text_grad)) {
+      const AllNegatives<T> negatives(b.saved, b.grad, load_groups<T>(group_ids, b.anchors), b.params.margin_online);
       if (b.rows() == b.anchors) {
         add_all_negatives<T>(b, negatives, b.own.image, b.own.text, {}, image_grad, text_grad);
       } else {
@@ -252,7 +242,7 @@ template <class S>
 void add_offline_outputs(const Backward<S>& b, int64_t needs, std::vector<Output<S>>& outputs) {
   const bool pairs = b.own.hard_text_image.rows.has_value();
   const auto add = [&](int64_t position, const Candidates<S>& operand, auto chosen, auto collect) {
-    if (!(needs >> position & 1)) return;
+    if (!is_needed(needs, int(position))) return;
     const Rows<S>& rows = *operand.rows;
     const auto row_of = [&operand, chosen](int64_t i) { return i * operand.per_anchor + chosen(i); };
     outputs.push_back(
@@ -310,28 +300,22 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::optional<Tensor> hard_image,
                               std::optional<Tensor> hard_text, std::optional<Tensor> hard_text_image,
                               std::optional<Tensor> hard_image_text, std::optional<Tensor> group_ids, Tensor text_index,
-                              Tensor image_index, Tensor choice, Tensor saved, double margin_online, int64_t objective,
-                              int64_t online, int64_t similarity, int64_t reduction, int64_t needs,
-                              std::optional<Tensor> all_image, std::optional<Tensor> all_text, int64_t first, bool) {
-  const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
-  const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
-  check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
+                              Tensor image_index, Tensor choice, Tensor saved, Numbers numbers, Codes codes,
+                              int64_t needs, std::optional<Tensor> all_image, std::optional<Tensor> all_text,
+                              int64_t first) {
+  const LossParams params = loss_params(numbers, codes);
+  const Similarity kind = params.similarity;
+  const EmbeddingOperands given =
+      checked({image, text, hard_image, hard_text, hard_text_image, hard_image_text}, params.objective);
   const int64_t rows = image.size(0), anchors = text_index.size(0);
-  check_first(first, rows, anchors);
-  check_gathered(all_image, image, anchors, "all_image");
-  check_gathered(all_text, text, anchors, "all_text");
-  needs &= kImage | kText | (rung >= Objective::kOfflineTriplet ? kHardImage | kHardText : 0) |
-           (rung >= Objective::kOfflineQuintuplet ? kHardTextImage | kHardImageText : 0);
-  STD_TORCH_CHECK(rows == anchors || ((all_text || !(needs & kImage)) && (all_image || !(needs & kText))),
-                  "the gradient of some rows of a batch needs all_text for image and all_image for text");
+  needs = checked_needs(needs, given, all_image, all_text, first, anchors);
 
-  std::array<Tensor, 6> grads;  // an empty one for each that is not needed
+  std::array<Tensor, kGradients> grads;  // an empty one for each that is not needed
   for (Tensor& grad : grads) grad = empty_cpu({0}, image.scalar_type());
-  const Online which = check_enum(online, Online::kAll, "online");
-  dispatch_storage(image, kind == Similarity::kDot && which != Online::kAll, [&](auto zero) {
+  dispatch_storage(image, kind == Similarity::kDot && params.online != Online::kAll, [&](auto zero) {
     using S = decltype(zero);
     using T = Compute<S>;
-    Embeddings<S> own(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung, kind);
+    Embeddings<S> own(given, kind);
     const Rows<S> images = all_image ? load_rows<S>(*all_image, kind) : own.image;
     const Rows<S> texts = all_text ? load_rows<S>(*all_text, kind) : own.text;
     Backward<S> b{std::move(own),
@@ -343,10 +327,8 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
                   checked_indices(image_index, anchors, anchors, "image_index"),
                   checked_indices(choice, 2 * rows, std::numeric_limits<int64_t>::max(), "choice"),
                   checked_saved<T>(saved, anchors),
-                  anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), anchors),
-                  which,
-                  kind,
-                  T(margin_online)};
+                  anchor_grads<T>(grad_loss, params.reduction, anchors),
+                  params};
     check_choice(b.choice, rows, b.own.hard_text.per_anchor, b.own.hard_image.per_anchor);
     const Choosers image_choosers(b.image_index, anchors, first, rows),
         text_choosers(b.text_index, anchors, first, rows);
@@ -357,12 +339,9 @@ Gradients quintuplet_backward(Tensor grad_loss, Tensor image, Tensor text, std::
     for (const Output<S>& output : outputs) grads[output.position] = output.rows.tensor;
   });
 
-  const std::array<const std::optional<Tensor>*, 4> offline_inputs{&hard_image, &hard_text, &hard_text_image,
-                                                                   &hard_image_text};
-  for (int64_t g = 0; g < 6; ++g) {
-    if (!(needs & (int64_t{1} << g))) continue;
-    const bool candidates = g >= 2 && (*offline_inputs[g - 2])->dim() == 3;
-    if (candidates) grads[g] = torch::stable::view(grads[g], (*offline_inputs[g - 2])->sizes());
+  for (int g = 0; g < kGradients; ++g) {
+    if (!is_needed(needs, g)) continue;
+    if (given[g]->dim() == 3) grads[g] = torch::stable::view(grads[g], given[g]->sizes());
     if (grads[g].scalar_type() != image.scalar_type()) grads[g] = torch::stable::to(grads[g], image.scalar_type());
   }
   return {grads[0], grads[1], grads[2], grads[3], grads[4], grads[5]};

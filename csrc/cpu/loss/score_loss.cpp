@@ -11,40 +11,20 @@ namespace {
 using Slopes = std::array<SavedRow, 4>;
 constexpr Slopes kOfflineSlopes{kByHardText, kByHardImage, kByHardPair, kByPartner};
 
-void check_scores(const Tensor& scores) {
-  check_score_rows(scores);
-  STD_TORCH_CHECK(scores.size(0) == scores.size(1), "scores must be square, (B, B)");
-}
-
-// a, b, c or d as a contiguous (B,) in the compute type; empty when the objective has none.
-template <class T>
-std::optional<Tensor> load_offline(const std::optional<Tensor>& input, bool needed, const Tensor& scores,
-                                   const char* name) {
-  if (!needed) return std::nullopt;
-  STD_TORCH_CHECK(input.has_value(), name, " is required by this objective");
-  check_vector(*input, scores.size(0), scores.scalar_type(), name);
-  return as_contiguous<T>(*input);
-}
-
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Outputs quintuplet_score_forward(Tensor scores, std::optional<Tensor> hard_text_scores,
                                  std::optional<Tensor> hard_image_scores, std::optional<Tensor> hard_pair_scores,
                                  std::optional<Tensor> partner_pair_scores, std::optional<Tensor> group_ids,
-                                 double margin_online, double margin_offline, double alpha, double beta,
-                                 int64_t objective, int64_t online, int64_t reduction, bool detach_weight,
-                                 bool clamp_weight) {
-  const LossParams params = make_params(margin_online, margin_offline, alpha, beta, objective, online,
-                                        int64_t(Similarity::kDot), reduction, detach_weight, clamp_weight);
-  check_scores(scores);
+                                 Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
+  OfflineScores given =
+      checked({hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores}, scores, params);
   return dispatch_compute_type(scores, [&](auto zero) {
     using T = decltype(zero);
-    const bool offline = params.has_offline(), pairs = params.has_pairs();
-    const std::array<std::optional<Tensor>, 4> given{
-        load_offline<T>(hard_text_scores, offline, scores, "hard_text_scores"),
-        load_offline<T>(hard_image_scores, offline, scores, "hard_image_scores"),
-        load_offline<T>(hard_pair_scores, pairs, scores, "hard_pair_scores"),
-        load_offline<T>(partner_pair_scores, pairs, scores, "partner_pair_scores")};
+    for (std::optional<Tensor>& offline : given) {
+      if (offline) offline = as_contiguous<T>(*offline);
+    }
     const GivenScores<T> values{as_contiguous<T>(scores)};
     std::vector<AnchorScores<T>> anchors(values.rows());
     const auto score = [&](size_t which, int64_t i) {
@@ -95,8 +75,9 @@ Tensor score_gradient(const ScoreBackward<T>& b, const AllNegatives<T>* all) {
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Gradients quintuplet_score_backward(Tensor grad_loss, Tensor scores, std::optional<Tensor> group_ids, Tensor text_index,
-                                    Tensor image_index, Tensor saved, double margin_online, int64_t online,
-                                    int64_t reduction, int64_t needs, int64_t first) {
+                                    Tensor image_index, Tensor saved, Numbers numbers, Codes codes, int64_t needs,
+                                    int64_t first) {
+  const LossParams params = loss_params(numbers, codes);
   check_score_rows(scores);
   const int64_t rows = scores.size(0), anchors = scores.size(1);
   check_first(first, rows, anchors);
@@ -107,17 +88,16 @@ Gradients quintuplet_score_backward(Tensor grad_loss, Tensor scores, std::option
     const GivenScores<T> given{as_contiguous<T>(scores), {.row = first}};
     const ScoreBackward<T> b{given, checked_indices(text_index, anchors, anchors, "text_index"),
                              checked_indices(image_index, anchors, anchors, "image_index"),
-                             checked_saved<T>(saved, anchors),
-                             anchor_grads<T>(grad_loss, check_enum(reduction, Reduction::kNone, "reduction"), anchors)};
-    if (needs & 1) {
+                             checked_saved<T>(saved, anchors), anchor_grads<T>(grad_loss, params.reduction, anchors)};
+    if (is_needed(needs, 0)) {
       std::optional<AllNegatives<T>> all;
-      if (check_enum(online, Online::kAll, "online") == Online::kAll) {
-        all.emplace(b.saved, b.grad, load_groups<T>(group_ids, anchors), T(margin_online));
+      if (params.online == Online::kAll) {
+        all.emplace(b.saved, b.grad, load_groups<T>(group_ids, anchors), T(params.margin_online));
       }
       grads[0] = score_gradient(b, all ? &*all : nullptr);
     }
     for (size_t which = 0; which < kOfflineSlopes.size(); ++which) {
-      if (!(needs >> (which + 1) & 1)) continue;
+      if (!is_needed(needs, int(which) + 1)) continue;
       grads[which + 1] = empty_cpu({rows}, kScalarType<T>);
       T* grad = static_cast<T*>(grads[which + 1].mutable_data_ptr());
       for (int64_t i = 0; i < rows; ++i) grad[i] = b.slope(kOfflineSlopes[which], first + i);

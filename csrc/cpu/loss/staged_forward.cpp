@@ -12,19 +12,18 @@ constexpr int64_t kAnchorScores = 5;  // p, a, b, c, d
 
 std::tuple<Tensor, Tensor> anchor_scores(Tensor image, Tensor text, std::optional<Tensor> hard_image,
                                          std::optional<Tensor> hard_text, std::optional<Tensor> hard_text_image,
-                                         std::optional<Tensor> hard_image_text, int64_t objective, int64_t similarity,
-                                         bool) {
-  const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
-  const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
-  check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
-  return dispatch_storage(image, kind == Similarity::kDot, [&](auto zero) {
+                                         std::optional<Tensor> hard_image_text, Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
+  const EmbeddingOperands given =
+      checked({image, text, hard_image, hard_text, hard_text_image, hard_image_text}, params.objective);
+  return dispatch_storage(image, params.similarity == Similarity::kDot, [&](auto zero) {
     using S = decltype(zero);
     using T = Compute<S>;
-    const Embeddings<S> in(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung, kind);
+    const Embeddings<S> in(given, params.similarity);
     const int64_t count = image.size(0);
     const Tensor choice = empty_cpu({2, count}, ScalarType::Long),
                  out = empty_cpu({kAnchorScores, count}, kScalarType<T>);
-    const auto anchors = score_anchors(in, rung, kind, static_cast<int64_t*>(choice.mutable_data_ptr()));
+    const auto anchors = score_anchors(in, params, static_cast<int64_t*>(choice.mutable_data_ptr()));
     T* rows = static_cast<T*>(out.mutable_data_ptr());
     for (int64_t i = 0; i < count; ++i) {
       const AnchorScores<T>& s = anchors[i];
@@ -66,14 +65,11 @@ OnlineState<T> load_state(const Tensor& keys, const Tensor& hinges, int64_t coun
 
 template <class T>
 Selection<T> load_selection(const Tensor& positive, const std::optional<Tensor>& group_ids, int64_t anchors,
-                            double margin_online, int64_t online) {
+                            const LossParams& params) {
   check_vector(positive, anchors, kScalarType<T>, "positive");
   const Tensor values = as_contiguous<T>(positive);
   const T* p = static_cast<const T*>(values.const_data_ptr());
-  return {check_enum(online, Online::kAll, "online"),
-          T(margin_online),
-          {p, p + anchors},
-          load_groups<T>(group_ids, anchors)};
+  return {params.online, T(params.margin_online), {p, p + anchors}, load_groups<T>(group_ids, anchors)};
 }
 
 using Negatives = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -87,38 +83,36 @@ Negatives negatives_of(const AnyScores& scores, const Selection<T>& selection) {
 }
 
 Negatives online_negatives(Tensor image, Tensor all_text, Tensor all_positive, std::optional<Tensor> all_group_ids,
-                           int64_t first, double margin_online, int64_t online, int64_t similarity, bool) {
-  const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
+                           int64_t first, Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
   check_floating(image, "image");
   STD_TORCH_CHECK(image.dim() == 2 && all_text.dim() == 2, "image and all_text must have shape (rows, D)");
   check_gathered(all_text, image, all_text.size(0), "all_text");
-  const Online which = check_enum(online, Online::kAll, "online");
-  return dispatch_storage(image, multiplies_bfloat16(image.size(1), kind, which), [&](auto zero) {
+  const bool keep_bfloat16 = multiplies_bfloat16(image.size(1), params.similarity, params.online);
+  return dispatch_storage(image, keep_bfloat16, [&](auto zero) {
     using S = decltype(zero);
-    const Rows<S> x = load_rows<S>(image, kind), y = load_rows<S>(all_text, kind);
-    return negatives_of(EmbeddingScores<S>(x, y, kind, {.row = first}),
-                        load_selection<Compute<S>>(all_positive, all_group_ids, y.count, margin_online, online));
+    const Rows<S> x = load_rows<S>(image, params.similarity), y = load_rows<S>(all_text, params.similarity);
+    return negatives_of(EmbeddingScores<S>(x, y, params.similarity, {.row = first}),
+                        load_selection<Compute<S>>(all_positive, all_group_ids, y.count, params));
   });
 }
 
 Negatives online_negatives_of_scores(Tensor scores, Tensor all_positive, std::optional<Tensor> all_group_ids,
-                                     int64_t first, double margin_online, int64_t online) {
+                                     int64_t first, Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
   check_score_rows(scores);
   return dispatch_compute_type(scores, [&](auto zero) {
     using T = decltype(zero);
     return negatives_of(GivenScores<T>{as_contiguous<T>(scores), {.row = first}},
-                        load_selection<T>(all_positive, all_group_ids, scores.size(1), margin_online, online));
+                        load_selection<T>(all_positive, all_group_ids, scores.size(1), params));
   });
 }
 
 using Losses = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Losses finish_anchors(Tensor scores, Tensor text_keys, Tensor text_hinges, Tensor image_keys, Tensor image_hinges,
-                      double margin_online, double margin_offline, double alpha, double beta, int64_t objective,
-                      int64_t online, bool detach_weight, bool clamp_weight) {
-  const LossParams params =
-      make_params(margin_online, margin_offline, alpha, beta, objective, online, int64_t(Similarity::kDot),
-                  int64_t(Reduction::kNone), detach_weight, clamp_weight);
+                      Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
   STD_TORCH_CHECK(scores.dim() == 2 && scores.size(0) == kAnchorScores && scores.is_contiguous(),
                   "scores must have shape (5, B), contiguous");
   return dispatch_compute_type(scores, [&](auto zero) {

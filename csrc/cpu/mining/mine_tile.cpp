@@ -264,7 +264,8 @@ std::tuple<Tensor, Tensor> mine_tile(const Tensor& anchors,                     
   check_tile(given);
   STD_TORCH_CHECK(anchors.scalar_type() == ScalarType::Float, "anchors must be float32 on the CPU");
   STD_TORCH_CHECK(input_rounding >= 0 && panel >= 0, "input_rounding and panel must not be negative");
-  const Choice choice = check_enum(arithmetic, Choice::kTorch, "arithmetic");
+  const Choice choice = Choice(arithmetic);
+  check_enum(choice, Choice::kTorch, "arithmetic");
   Tensor anchor_best = torch::stable::contiguous(torch::stable::clone(anchor_keys));
   Tensor candidate_best = candidate_keys ? torch::stable::contiguous(torch::stable::clone(*candidate_keys))
                                          : empty_cpu({0}, ScalarType::Long);

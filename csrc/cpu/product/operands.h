@@ -80,8 +80,8 @@ struct Candidates {
 };
 
 template <class S>
-Candidates<S> load_candidates(const std::optional<Tensor>& input, bool needed, Similarity similarity) {
-  if (!needed) return {};
+Candidates<S> load_candidates(const std::optional<Tensor>& input, Similarity similarity) {
+  if (!input) return {};
   return {load_rows<S>(*input, similarity), input->dim() == 3 ? input->size(1) : 1};
 }
 

@@ -93,7 +93,8 @@ Outputs mine_tile(Tensor anchors, Tensor candidates, Tensor anchor_keys, std::op
   STD_TORCH_CHECK(anchors.scalar_type() != ScalarType::Double, "anchors must not be float64 on CUDA");
   check_lists(anchor_keys, "anchor_keys");
   if (candidate_keys) check_lists(*candidate_keys, "candidate_keys");
-  const Way way = check_enum(arithmetic, Way::kFilter, "arithmetic");
+  const Way way = Way(arithmetic);
+  check_enum(way, Way::kFilter, "arithmetic");
   const DeviceScope scope(anchors);
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   STD_TORCH_CHECK(

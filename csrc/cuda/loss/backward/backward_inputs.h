@@ -6,6 +6,7 @@
 
 #include "cuda/host/operator.h"
 #include "cuda/loss/backward/backward_params.h"
+#include "loss_checks.h"
 
 namespace aoq::cuda {
 
@@ -30,10 +31,9 @@ class LoadedSlopes {
  public:
   device::LossSlopes<T> slopes;
 
-  LoadedSlopes(const Tensor& saved, const Tensor& grad_loss, int64_t reduction, int64_t anchors, const Tensor& model)
+  LoadedSlopes(const Tensor& saved, const Tensor& grad_loss, Reduction reduction, int64_t anchors, const Tensor& model)
       : grad_(torch::stable::contiguous(torch::stable::to(grad_loss, kScalarType<T>))) {
-    const Reduction kind = check_enum(reduction, Reduction::kNone, "reduction");
-    const bool each = kind == Reduction::kNone;
+    const bool each = reduction == Reduction::kNone;
     STD_TORCH_CHECK(saved.numel() == kSavedRows * anchors && saved.scalar_type() == kScalarType<T> &&
                         saved.is_contiguous() && saved.device() == model.device(),
                     "saved must be what forward returned");
@@ -41,7 +41,7 @@ class LoadedSlopes {
                     "grad_loss has the wrong shape or device");
     STD_TORCH_CHECK(anchors <= std::numeric_limits<int32_t>::max(), "a batch has at most 2^31 - 1 anchors");
     slopes = {data_of<const T>(saved), data_of<const T>(grad_), each ? 1 : 0,
-              kind == Reduction::kMean ? T(anchors) : T(1), anchors};
+              reduction == Reduction::kMean ? T(anchors) : T(1), anchors};
   }
 
  private:

@@ -6,9 +6,6 @@
 
 namespace aoq::device {
 
-// The gradients, in the order in which the operator returns them and in which its `needs` has their bits.
-enum Gradient : int { kImageRow, kTextRow, kHardImage, kHardText, kHardTextImage, kHardImageText, kGradients };
-
 // (anchors, candidates, D), rows 16-byte aligned. Anchor i's candidate k: data + i · stride + k · candidate_stride.
 template <class Element>
 struct AnchorRows {

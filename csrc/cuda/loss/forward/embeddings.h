@@ -3,6 +3,7 @@
 
 #include "cuda/host/operator.h"
 #include "cuda/loss/forward/forward_plan.h"
+#include "loss_checks.h"
 
 namespace aoq::cuda {
 
@@ -11,26 +12,23 @@ class LoadedEmbeddings {
  public:
   device::Embeddings<Element> rows;
 
-  // On tensors that were checked; those that the objective does not use are left out.
-  LoadedEmbeddings(const Tensor& image, const Tensor& text, const std::optional<Tensor>& hard_image,
-                   const std::optional<Tensor>& hard_text, const std::optional<Tensor>& hard_text_image,
-                   const std::optional<Tensor>& hard_image_text, Objective objective, Similarity similarity,
-                   bool allow_tf32) {
-    rows.objective = objective;
-    rows.similarity = similarity;
-    rows.allow_tf32 = allow_tf32;
+  LoadedEmbeddings(const EmbeddingOperands& given, const LossParams& params) {
+    const Tensor& image = *given[kImageRow];
+    rows.objective = params.objective;
+    rows.similarity = params.similarity;
+    rows.allow_tf32 = params.allow_tf32;
     rows.width = image.size(1) ? padded_width(image) : 0;
     rows.image = load(image);
-    rows.text = load(text);
+    rows.text = load(*given[kTextRow]);
     if (rows.has_offline()) {
-      rows.hard_image = load(*hard_image);
-      rows.hard_text = load(*hard_text);
-      rows.image_candidates = candidates(*hard_image);
-      rows.text_candidates = candidates(*hard_text);
+      rows.hard_image = load(*given[kHardImage]);
+      rows.hard_text = load(*given[kHardText]);
+      rows.image_candidates = candidates(*given[kHardImage]);
+      rows.text_candidates = candidates(*given[kHardText]);
     }
     if (rows.has_pairs()) {
-      rows.hard_text_image = load(*hard_text_image);
-      rows.hard_image_text = load(*hard_image_text);
+      rows.hard_text_image = load(*given[kHardTextImage]);
+      rows.hard_image_text = load(*given[kHardImageText]);
     }
   }
 

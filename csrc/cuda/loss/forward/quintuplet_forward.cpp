@@ -40,19 +40,14 @@ Outputs forward(const DeviceScope& scope, LoadedEmbeddings<Element> loaded, cons
 
 Outputs quintuplet_forward(Tensor image, Tensor text, std::optional<Tensor> hard_image, std::optional<Tensor> hard_text,
                            std::optional<Tensor> hard_text_image, std::optional<Tensor> hard_image_text,
-                           std::optional<Tensor> group_ids, double margin_online, double margin_offline, double alpha,
-                           double beta, int64_t objective, int64_t online, int64_t similarity, int64_t reduction,
-                           bool detach_weight, bool clamp_weight, bool allow_tf32) {
-  const LossParams params = make_params(margin_online, margin_offline, alpha, beta, objective, online, similarity,
-                                        reduction, detach_weight, clamp_weight);
-  check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, params.objective);
+                           std::optional<Tensor> group_ids, Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
+  const EmbeddingOperands given =
+      checked({image, text, hard_image, hard_text, hard_text_image, hard_image_text}, params.objective);
   const DeviceScope scope(image);
   const std::optional<Tensor> groups = load_group_ids(group_ids, image, image.size(0));
   return dispatch_element(image, [&](auto zero) {
-    return forward(scope,
-                   LoadedEmbeddings<decltype(zero)>(image, text, hard_image, hard_text, hard_text_image,
-                                                    hard_image_text, params.objective, params.similarity, allow_tf32),
-                   groups, params);
+    return forward(scope, LoadedEmbeddings<decltype(zero)>(given, params), groups, params);
   });
 }
 

@@ -34,16 +34,13 @@ std::tuple<Tensor, Tensor> score_anchors(const DeviceScope& scope, LoadedEmbeddi
 
 std::tuple<Tensor, Tensor> anchor_scores(Tensor image, Tensor text, std::optional<Tensor> hard_image,
                                          std::optional<Tensor> hard_text, std::optional<Tensor> hard_text_image,
-                                         std::optional<Tensor> hard_image_text, int64_t objective, int64_t similarity,
-                                         bool allow_tf32) {
-  const Objective rung = check_enum(objective, Objective::kAdaptiveQuintuplet, "objective");
-  const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
-  check_embeddings(image, text, hard_image, hard_text, hard_text_image, hard_image_text, rung);
+                                         std::optional<Tensor> hard_image_text, Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
+  const EmbeddingOperands given =
+      checked({image, text, hard_image, hard_text, hard_text_image, hard_image_text}, params.objective);
   const DeviceScope scope(image);
-  return dispatch_element(image, [&](auto zero) {
-    return score_anchors(scope, LoadedEmbeddings<decltype(zero)>(image, text, hard_image, hard_text, hard_text_image,
-                                                                 hard_image_text, rung, kind, allow_tf32));
-  });
+  return dispatch_element(
+      image, [&](auto zero) { return score_anchors(scope, LoadedEmbeddings<decltype(zero)>(given, params)); });
 }
 
 // One direction's (keys, hinges), (2, count) each.
@@ -60,7 +57,7 @@ using Directions = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class Element>
 Directions find_negatives(const DeviceScope& scope, LoadedEmbeddings<Element> loaded, const Tensor& positive,
-                          const std::optional<Tensor>& groups, int64_t first, double margin, Online online) {
+                          const std::optional<Tensor>& groups, int64_t first, const LossParams& params) {
   using T = Compute<Element>;
   auto& embeddings = loaded.rows;
   const int64_t rows = embeddings.image.count, columns = embeddings.text.count;
@@ -69,7 +66,7 @@ Directions find_negatives(const DeviceScope& scope, LoadedEmbeddings<Element> lo
   STD_TORCH_CHECK(positive.device() == scope.device, "all_positive must be on the device of image");
   const Tensor p = torch::stable::contiguous(positive);
   const Negatives<T> by_row(scope, rows), by_column(scope, columns);
-  const bool packed = device::has_packed_keys<Element>(online);
+  const bool packed = device::has_packed_keys<Element>(params.online);
   const auto [memory, buffers] = allocate(scope, [&](Arena& arena) {
     take_scales(arena, embeddings);
     return device::take_walk<T>(arena, packed ? 0 : rows, packed ? 0 : columns);
@@ -77,7 +74,7 @@ Directions find_negatives(const DeviceScope& scope, LoadedEmbeddings<Element> lo
   WorkspaceLease workspace(scope, packed ? rows : 0, packed ? columns : 0);
   const device::NegativeRules<T> rules{rows, columns, first, groups ? data_of<const int64_t>(*groups) : nullptr,
                                        data_of<const T>(p)};
-  run_online_negatives(embeddings, rules, online, margin, workspace.get(), buffers,
+  run_online_negatives(embeddings, rules, params.online, params.margin_online, workspace.get(), buffers,
                        device::NegativeOutputs<T>{by_row.staged(), nullptr, nullptr},
                        device::NegativeOutputs<T>{by_column.staged(), nullptr, nullptr}, scope.stream);
   workspace.release_clean();
@@ -85,19 +82,17 @@ Directions find_negatives(const DeviceScope& scope, LoadedEmbeddings<Element> lo
 }
 
 Directions online_negatives(Tensor image, Tensor all_text, Tensor all_positive, std::optional<Tensor> all_group_ids,
-                            int64_t first, double margin_online, int64_t online, int64_t similarity, bool allow_tf32) {
-  const Similarity kind = check_enum(similarity, Similarity::kOrder, "similarity");
-  const Online mode = check_enum(online, Online::kAll, "online");
+                            int64_t first, Numbers numbers, Codes codes) {
+  LossParams params = loss_params(numbers, codes);
+  params.objective = Objective::kOnlineTriplet;  // no offline negatives here
   check_floating(image, "image");
   STD_TORCH_CHECK(image.dim() == 2 && all_text.dim() == 2, "image and all_text must have shape (rows, D)");
   check_gathered(all_text, image, all_text.size(0), "all_text");
   const DeviceScope scope(image);
   const std::optional<Tensor> groups = load_group_ids(all_group_ids, image, all_text.size(0));
   return dispatch_element(image, [&](auto zero) {
-    return find_negatives(
-        scope,
-        LoadedEmbeddings<decltype(zero)>(image, all_text, {}, {}, {}, {}, Objective::kOnlineTriplet, kind, allow_tf32),
-        all_positive, groups, first, margin_online, mode);
+    return find_negatives(scope, LoadedEmbeddings<decltype(zero)>({image, all_text}, params), all_positive, groups,
+                          first, params);
   });
 }
 
@@ -113,11 +108,8 @@ device::StagedNegatives<T> staged_input(const Tensor& keys, const Tensor& hinges
 }
 
 Directions anchor_losses(Tensor scores, Tensor text_keys, Tensor text_hinges, Tensor image_keys, Tensor image_hinges,
-                         double margin_online, double margin_offline, double alpha, double beta, int64_t objective,
-                         int64_t online, bool detach_weight, bool clamp_weight) {
-  const LossParams params =
-      make_params(margin_online, margin_offline, alpha, beta, objective, online, int64_t(Similarity::kDot),
-                  int64_t(Reduction::kNone), detach_weight, clamp_weight);
+                         Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
   STD_TORCH_CHECK(scores.dim() == 2 && scores.size(0) == kAnchorScores && scores.is_contiguous(),
                   "scores must have shape (5, B), contiguous");
   const DeviceScope scope(scores);

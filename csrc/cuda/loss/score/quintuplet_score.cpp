@@ -8,8 +8,6 @@
 namespace aoq::cuda {
 namespace {
 
-constexpr int kOffline = 4;  // a, b, c, d
-
 template <class Element>
 device::Product<Element> loaded_scores(const Tensor& scores) {  // contiguous
   return device::given_scores(data_of<const Element>(scores), scores.size(1), scores.size(0), scores.size(1));
@@ -22,9 +20,8 @@ const int64_t* group_values(const std::optional<Tensor>& groups) {
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class Element>
-Outputs score_forward(const DeviceScope& scope, const Tensor& scores,
-                      const std::array<std::optional<Tensor>, kOffline>& offline, const std::optional<Tensor>& groups,
-                      const LossParams& params) {
+Outputs score_forward(const DeviceScope& scope, const Tensor& scores, const OfflineScores& offline,
+                      const std::optional<Tensor>& groups, const LossParams& params) {
   using T = Compute<Element>;
   const int64_t count = scores.size(0);
   const bool each = params.reduction == Reduction::kNone;
@@ -37,7 +34,7 @@ Outputs score_forward(const DeviceScope& scope, const Tensor& scores,
   const int64_t keys = device::has_packed_keys<Element>(params.online) ? count : 0;
   WorkspaceLease workspace(scope, keys, keys);
   device::ScoreAnchors<Element> anchors{data_of<const Element>(scores), count, {}, count, buffers.anchors};
-  for (int which = 0; which < kOffline; ++which) {
+  for (int which = 0; which < 4; ++which) {
     if (offline[which]) anchors.offline[which] = data_of<const Element>(*offline[which]);
   }
   const device::FinishOutputs<T> out{data_of<T>(saved),
@@ -55,26 +52,14 @@ Outputs score_forward(const DeviceScope& scope, const Tensor& scores,
 Outputs quintuplet_score_forward(Tensor scores, std::optional<Tensor> hard_text_scores,
                                  std::optional<Tensor> hard_image_scores, std::optional<Tensor> hard_pair_scores,
                                  std::optional<Tensor> partner_pair_scores, std::optional<Tensor> group_ids,
-                                 double margin_online, double margin_offline, double alpha, double beta,
-                                 int64_t objective, int64_t online, int64_t reduction, bool detach_weight,
-                                 bool clamp_weight) {
-  const LossParams params = make_params(margin_online, margin_offline, alpha, beta, objective, online,
-                                        int64_t(Similarity::kDot), reduction, detach_weight, clamp_weight);
-  check_score_rows(scores);
-  STD_TORCH_CHECK(scores.size(0) == scores.size(1), "scores must be square, (B, B)");
-  const auto load = [&](const std::optional<Tensor>& input, bool needed, const char* name) -> std::optional<Tensor> {
-    if (!needed) return std::nullopt;
-    STD_TORCH_CHECK(input.has_value(), name, " is required by this objective");
-    check_vector(*input, scores.size(0), scores.scalar_type(), name);
-    STD_TORCH_CHECK(input->device() == scores.device(), name, " must be on the device of scores");
-    return torch::stable::contiguous(*input);
-  };
+                                 Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
+  OfflineScores offline =
+      checked({hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores}, scores, params);
+  for (std::optional<Tensor>& given : offline) {
+    if (given) given = torch::stable::contiguous(*given);
+  }
   const DeviceScope scope(scores);
-  const std::array<std::optional<Tensor>, kOffline> offline{
-      load(hard_text_scores, params.has_offline(), "hard_text_scores"),
-      load(hard_image_scores, params.has_offline(), "hard_image_scores"),
-      load(hard_pair_scores, params.has_pairs(), "hard_pair_scores"),
-      load(partner_pair_scores, params.has_pairs(), "partner_pair_scores")};
   const std::optional<Tensor> groups = load_group_ids(group_ids, scores, scores.size(0));
   return dispatch_element(scores, [&](auto zero) {
     return score_forward<decltype(zero)>(scope, torch::stable::contiguous(scores), offline, groups, params);
@@ -83,7 +68,7 @@ Outputs quintuplet_score_forward(Tensor scores, std::optional<Tensor> hard_text_
 
 template <class Element>
 Outputs find_negatives(const DeviceScope& scope, const Tensor& scores, const Tensor& positive,
-                       const std::optional<Tensor>& groups, int64_t first, double margin, Online online) {
+                       const std::optional<Tensor>& groups, int64_t first, const LossParams& params) {
   using T = Compute<Element>;
   const int64_t rows = scores.size(0), columns = scores.size(1);
   check_vector(positive, columns, kScalarType<T>, "all_positive");
@@ -92,13 +77,13 @@ Outputs find_negatives(const DeviceScope& scope, const Tensor& scores, const Ten
   const Tensor row_keys = scope.empty({2, rows}, ScalarType::Long), row_hinges = scope.empty({2, rows}, kScalarType<T>);
   const Tensor column_keys = scope.empty({2, columns}, ScalarType::Long),
                column_hinges = scope.empty({2, columns}, kScalarType<T>);
-  const bool packed = device::has_packed_keys<Element>(online);
+  const bool packed = device::has_packed_keys<Element>(params.online);
   const auto [memory, buffers] = allocate(
       scope, [&](Arena& arena) { return device::take_walk<T>(arena, packed ? 0 : rows, packed ? 0 : columns); });
   WorkspaceLease workspace(scope, packed ? rows : 0, packed ? columns : 0);
   const device::NegativeRules<T> rules{rows, columns, first, group_values(groups), data_of<const T>(p)};
-  run_score_negatives(loaded_scores<Element>(scores), rules, online, margin, workspace.get(), buffers,
-                      device::StagedNegatives<T>{data_of<int64_t>(row_keys), data_of<T>(row_hinges)},
+  run_score_negatives(loaded_scores<Element>(scores), rules, params.online, params.margin_online, workspace.get(),
+                      buffers, device::StagedNegatives<T>{data_of<int64_t>(row_keys), data_of<T>(row_hinges)},
                       device::StagedNegatives<T>{data_of<int64_t>(column_keys), data_of<T>(column_hinges)},
                       scope.stream);
   workspace.release_clean();
@@ -106,51 +91,51 @@ Outputs find_negatives(const DeviceScope& scope, const Tensor& scores, const Ten
 }
 
 Outputs online_negatives_of_scores(Tensor scores, Tensor all_positive, std::optional<Tensor> all_group_ids,
-                                   int64_t first, double margin_online, int64_t online) {
-  const Online mode = check_enum(online, Online::kAll, "online");
+                                   int64_t first, Numbers numbers, Codes codes) {
+  const LossParams params = loss_params(numbers, codes);
   check_score_rows(scores);
   check_first(first, scores.size(0), scores.size(1));
   const DeviceScope scope(scores);
   const std::optional<Tensor> groups = load_group_ids(all_group_ids, scores, scores.size(1));
   return dispatch_element(scores, [&](auto zero) {
     return find_negatives<decltype(zero)>(scope, torch::stable::contiguous(scores), all_positive, groups, first,
-                                          margin_online, mode);
+                                          params);
   });
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Gradients quintuplet_score_backward(Tensor grad_loss, Tensor scores, std::optional<Tensor> group_ids, Tensor text_index,
-                                    Tensor image_index, Tensor saved, double margin_online, int64_t online,
-                                    int64_t reduction, int64_t needs, int64_t first) {
-  const Online mode = check_enum(online, Online::kAll, "online");
+                                    Tensor image_index, Tensor saved, Numbers numbers, Codes codes, int64_t needs,
+                                    int64_t first) {
+  const LossParams options = loss_params(numbers, codes);
   check_score_rows(scores);
   const int64_t rows = scores.size(0), anchors = scores.size(1);
   check_first(first, rows, anchors);
   const DeviceScope scope(scores);
   const auto output = [&](int bit, const std::vector<int64_t>& sizes) {  // an empty one if it is not needed
-    return scope.empty(needs >> bit & 1 ? sizes : std::vector<int64_t>{0}, scores.scalar_type());
+    return scope.empty(is_needed(needs, bit) ? sizes : std::vector<int64_t>{0}, scores.scalar_type());
   };
-  const std::array<Tensor, 1 + kOffline> grads{output(0, {rows, anchors}), output(1, {rows}), output(2, {rows}),
-                                               output(3, {rows}), output(4, {rows})};
+  const std::array<Tensor, 5> grads{output(0, {rows, anchors}), output(1, {rows}), output(2, {rows}), output(3, {rows}),
+                                    output(4, {rows})};
   const std::optional<Tensor> groups = load_group_ids(group_ids, scores, anchors);
-  const Tensor values = mode == Online::kAll ? torch::stable::contiguous(scores) : scores;
+  const Tensor values = options.online == Online::kAll ? torch::stable::contiguous(scores) : scores;
   dispatch_element(scores, [&](auto zero) {
     using Element = decltype(zero);
-    const LoadedSlopes<Compute<Element>> loaded(saved, grad_loss, reduction, anchors, scores);
+    const LoadedSlopes<Compute<Element>> loaded(saved, grad_loss, options.reduction, anchors, scores);
     device::ScoreBackwardParams<Element> params{};
-    params.scores = mode == Online::kAll ? data_of<const Element>(values) : nullptr;
+    params.scores = options.online == Online::kAll ? data_of<const Element>(values) : nullptr;
     params.rows = rows, params.first = first;
     params.text_index = index_values(text_index, anchors, scores, "text_index");
     params.image_index = index_values(image_index, anchors, scores, "image_index");
     params.slopes = loaded.slopes;
     params.group = group_values(groups);
-    params.margin = Compute<Element>(margin_online);
-    if (needs & 1) params.grad = data_of<Element>(grads[0]);
-    for (int which = 0; which < kOffline; ++which) {
-      if (needs >> (which + 1) & 1) params.offline_grad[which] = data_of<Element>(grads[which + 1]);
+    params.margin = Compute<Element>(options.margin_online);
+    if (is_needed(needs, 0)) params.grad = data_of<Element>(grads[0]);
+    for (int which = 0; which < 4; ++which) {
+      if (is_needed(needs, which + 1)) params.offline_grad[which] = data_of<Element>(grads[which + 1]);
     }
-    launch_score_backward(mode, params, scope.stream);
+    launch_score_backward(options.online, params, scope.stream);
   });
   return {grads[0], grads[1], grads[2], grads[3], grads[4]};
 }
