@@ -56,7 +56,7 @@ def make_plan(task: MiningTask, memory_limit: int | None = None, device: torch.d
     """
     device = torch.device(device)
     limit = _check_limit(memory_limit, device)
-    count, others = max(1, len(task.anchors)), max(1, len(task.candidates))
+    count, others = max(1, len(task.anchors)), max(1, task.all_candidates or len(task.candidates))
     threads = torch.get_num_threads()
     products = _PRODUCTS_PER_THREAD * threads if device.type == "cpu" else _PRODUCTS_PER_DEVICE
     usual = max(_LEAST_USUAL_ROWS, _ROWS_PER_THREAD * threads)

@@ -21,7 +21,7 @@ from .._sources import Source, TensorSource, check_all_finite
 from . import keys
 from .embeddings import Embeddings
 from .engine import OnTile, mine_side
-from .plan import MiningPlan, make_plan
+from .plan import make_plan
 from .rules import NegativeRules, no_positives, positive_scores
 from .side import Ragged
 from .task import Ids, Labels, MiningTask, check_numbers, check_scores_fit, make_sides
@@ -139,8 +139,7 @@ def mine_shared(
     task, processes = shared.task, shared.processes
     plans = processes.meet("planning", lambda: make_plan(task, memory_limit, device))
     block = min(plan.candidate_rows for plan in plans)
-    rows = max(1, min(plan.anchor_rows for plan in plans))
-    plan = MiningPlan(max(1, len(task.anchors)), rows, block, max(plan.peak_bytes for plan in plans))
+    plan = replace(plans[processes.rank], resident_rows=max(1, len(task.anchors)), candidate_rows=block)
     lists = keys.no_keys(len(task.anchors), task.depth, device)
     reverse = None
     if task.depth_reverse is not None:

@@ -2,37 +2,20 @@
 
 import itertools
 import os
-import tempfile
 import time
-from datetime import timedelta
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import aoq_ext
 from aoq_ext import functional, reference
 from aoq_ext.distributed import merge_hardest
 from tests.losses import OBJECTIVES, ONLINE, REDUCTIONS, SIMILARITIES, make_operands
+from tests.processes import launch
 
 SIZES = {2: (5, 8), 3: (4, 7, 2), 4: (3, 0, 6, 4)}  # uneven, one of them empty
 TIMEOUT = 10  # seconds
-
-
-def _start(rank, world, folder, body, arguments):
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=TIMEOUT))
-    body(rank, *arguments)
-    dist.destroy_process_group()
-
-
-def launch(world, body, *arguments):
-    """Run body(rank, *arguments) in so many processes; an exception of any of them is raised here."""
-    with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_start, (world, folder, body, arguments), nprocs=world, start_method="spawn")
 
 
 def operands_of(rank, world, *arguments, **options):
@@ -231,7 +214,7 @@ def bitwise_repeatable(rank, world):
 
 @pytest.mark.parametrize("world", list(SIZES))
 def test_equals_one_process_on_the_concatenated_batch(world):
-    launch(world, _all_of_it, world)
+    launch(world, _all_of_it, world, timeout=TIMEOUT)
 
 
 def _all_of_it(rank, world):
@@ -248,11 +231,11 @@ def _all_of_it(rank, world):
 
 
 def test_data_parallel():
-    launch(2, data_parallel, 2)
+    launch(2, data_parallel, 2, timeout=TIMEOUT)
 
 
 def test_wrong_arguments_reach_every_rank():
-    launch(3, wrong_arguments, 3)
+    launch(3, wrong_arguments, 3, timeout=TIMEOUT)
 
 
 def dying_rank(rank, folder, when):
@@ -277,7 +260,7 @@ def dying_rank(rank, folder, when):
 
 @pytest.mark.parametrize("when", ["before forward", "before backward", "hangs"])
 def test_a_rank_that_dies_fails_the_others_within_the_timeout(when, tmp_path):
-    launch(3, dying_rank, tmp_path, when)
+    launch(3, dying_rank, tmp_path, when, timeout=TIMEOUT)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["0", "2"]
     assert all(float(file.read_text()) < 1.5 * TIMEOUT for file in tmp_path.iterdir())
 

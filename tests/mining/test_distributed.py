@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 pytest.importorskip("numpy")
 
 from aoq_ext.mining.progress import MiningProgress
 from tests.mining.test_files import content, mine, problem, stopped
+from tests.processes import launch
 
 TIMEOUT = 6  # seconds
-
-
-def _start(rank: int, world: int, folder: str, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=TIMEOUT))
-    body(rank, *arguments)
-    dist.destroy_process_group()
-
-
-def launch(world: int, body: Callable[..., None], *arguments: Any) -> None:
-    """Run body(rank, *arguments) in so many processes; an exception of any of them is raised here."""
-    with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_start, (world, folder, body, arguments), nprocs=world, start_method="spawn")
 
 
 def all_of_it(rank: int, root: Path) -> None:
@@ -73,7 +54,7 @@ def test_the_files_are_those_of_one_process(tmp_path: Path, world: int) -> None:
     mine(tmp_path / "whole")
     whole = content(tmp_path / "whole")
     stopped(tmp_path / "begun", shards=3)
-    launch(world, all_of_it, tmp_path)
+    launch(world, all_of_it, tmp_path, timeout=TIMEOUT)
     for name in ("fresh", "begun", "failed"):
         assert content(tmp_path / name) == whole
     for name in ("more-ranks-than-shards", "one-shard"):
@@ -99,7 +80,7 @@ def leave(rank: int, root: Path, when: str) -> None:
 @pytest.mark.parametrize("when", ["dies", "hangs"])
 def test_a_rank_that_is_gone_ends_the_others_and_the_work_goes_on(tmp_path: Path, when: str) -> None:
     mine(tmp_path / "whole")
-    launch(2, leave, tmp_path, when)
+    launch(2, leave, tmp_path, when, timeout=TIMEOUT)
     seconds, message = (tmp_path / "0.txt").read_text().split("\n", 1)
     assert float(seconds) < 1.5 * TIMEOUT
     assert re.match("rank 0 of 2 lost (rank 1|another rank) while mining shards 2, 3: it ended, or did not", message)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aoq_ext.mining import mine_hard_negatives
-from tests.loss.test_distributed import launch
+from aoq_ext.mining import engine, mine_hard_negatives
+from aoq_ext.mining.tile import mine_tile
 from tests.mining.test_tile import near_copies, unit_rows
+from tests.processes import launch
 
 SIZES = {1: ((40,), (130,)), 2: ((11, 29), (70, 60)), 3: ((0, 25, 15), (50, 0, 80))}  # uneven, some of them empty
 OPTIONS = [
@@ -28,6 +29,17 @@ def problem(dtype: torch.dtype):
 def part_of(rank: int, sizes: tuple[int, ...]) -> slice:
     first = sum(sizes[:rank])
     return slice(first, first + sizes[rank])
+
+
+def tiles_are_few(rank, world):
+    """Also beside ranks that hold little or nothing."""
+    anchors, candidates, ids, _ = problem(torch.float32)
+    rows, columns = part_of(rank, SIZES[world][0]), part_of(rank, SIZES[world][1])
+    tiles = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "mine_tile", lambda *given: tiles.append(given) or mine_tile(*given))
+        mine_hard_negatives(anchors[rows], candidates[columns], 9, ids[0][rows], ids[1][columns], distributed=True)
+    assert len(tiles) <= sum(size > 0 for size in SIZES[world][1])
 
 
 def mine_everything(rank, world):
@@ -58,6 +70,10 @@ def mine_everything(rank, world):
 @pytest.mark.parametrize("world", SIZES)
 def test_ranks_do_not_matter(world):
     launch(world, mine_everything, world)
+
+
+def test_a_rank_with_little_does_not_make_small_tiles():
+    launch(3, tiles_are_few, 3)
 
 
 def disagree(rank):

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import pybind11
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "simt"
 RUNTIME = ("arithmetic", "binding", "collectives", "context", "memory", "module", "runtime")
 MODULE = "aoq_simt"
@@ -41,7 +40,7 @@ def compiler() -> list[str]:
 
 def flags(name: str, flavour: str) -> list[str]:
     """What one source is compiled with; ThreadSanitizer watches the kernels, and must not see the runtime."""
-    chosen = [*COMMON, f"-I{ROOT / 'csrc'}", f"-I{HERE.parent}"]
+    chosen = [*COMMON, "-Icsrc", "-Itests"]
     if name == "module":
         return [*chosen, "-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"]]
     if flavour == "tsan" and name in RUNTIME:
@@ -50,11 +49,11 @@ def flags(name: str, flavour: str) -> list[str]:
 
 
 def dependencies(depfile: Path) -> list[Path]:
-    return [Path(file) for file in shlex.split(depfile.read_text().replace("\\\n", " ").split(": ", 1)[1])]
+    return [ROOT / file for file in shlex.split(depfile.read_text().replace("\\\n", " ").split(": ", 1)[1])]
 
 
 def fingerprint(command: list[str], depfile: Path) -> str:
-    """A hash of the command and of every project file that the object was made from."""
+    """A hash of the command and of every file that the object was made from: the same in any copy of the project."""
     digest = hashlib.sha256("\0".join([*command, sys.version, pybind11.__version__]).encode())
     for file in dependencies(depfile):
         digest.update(file.read_bytes() if file.exists() else b"missing")
@@ -62,7 +61,7 @@ def fingerprint(command: list[str], depfile: Path) -> str:
 
 
 def run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if result.returncode != 0:
         raise RuntimeError(f"{shlex.join(command)}\n{result.stderr}")
 
@@ -71,7 +70,7 @@ def compile_source(name: str, flavour: str) -> Path:
     folder = BUILD / ("plain" if name == "module" else flavour)
     folder.mkdir(parents=True, exist_ok=True)
     target, depfile, stamp = (folder / f"{name}.{kind}" for kind in ("o", "d", "hash"))
-    command = [*compiler(), *flags(name, flavour), "-c", str(HERE / f"{name}.cpp")]
+    command = [*compiler(), *flags(name, flavour), "-c", f"tests/simt/{name}.cpp"]
     if stamp.exists() and stamp.read_text() == fingerprint(command, depfile):
         return target
     stamp.unlink(missing_ok=True)

@@ -43,12 +43,15 @@ EVERYTHING = "test"
 
 
 def make_tree(tree: Path) -> None:
-    """A copy of the kernels and their tests; what was compiled there before is kept."""
+    """A copy of the kernels and their tests, with what is compiled; what was compiled there before is kept."""
     for folder in ("csrc", "tests"):
         shutil.copytree(
             ROOT / folder, tree / folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*")
         )
     shutil.copy2(ROOT / "pyproject.toml", tree)
+    built = tree / BUILD.relative_to(ROOT) / "plain"
+    if not built.exists():
+        shutil.copytree(BUILD / "plain", built)
 
 
 def plant(mutation: Mutation, tree: Path) -> None:

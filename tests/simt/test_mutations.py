@@ -13,6 +13,7 @@ import tests.simt.test_backward as backward
 import tests.simt.test_forward as forward
 import tests.simt.test_score as score
 from aoq_ext._options import Similarity
+from tests import simt
 from tests.losses import make_operands
 from tests.simt import mutate
 from tests.simt.mutations import MUTATIONS
@@ -42,11 +43,13 @@ def test_list_still_fits_the_kernels(mutation: mutate.Mutation) -> None:
 def test_mutant_is_caught(mutation: str, tests: str, tmp_path: Path) -> None:
     """The whole way: a copy, a bug, a build, and a test that fails for it but not without it."""
     (found,) = [m for m in MUTATIONS if mutation in m.text]
+    simt.load(found.binding)  # once compiled, the copy has it too
     mutate.make_tree(tmp_path)
+    assert mutate.run_tests(found.binding, tests, "plain", tmp_path) == ""
     mutate.plant(found, tmp_path)
     assert "test_" in mutate.run_tests(found.binding, tests, "plain", tmp_path)
     mutate.remove(found, tmp_path)
-    assert mutate.run_tests(found.binding, tests, "plain", tmp_path) == ""
+    assert (tmp_path / "csrc" / found.file).read_bytes() == (ROOT / "csrc" / found.file).read_bytes()
 
 
 def test_tf32_operands_are_rounded_to_the_nearest() -> None:

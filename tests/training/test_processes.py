@@ -6,9 +6,7 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +17,6 @@ import torch
 
 pytest.importorskip("lightning_fabric")
 
-import torch.multiprocessing as mp
 import yaml
 from rich.console import Console
 
@@ -30,35 +27,12 @@ from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.config import to_dict
 from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
+from tests.processes import launch
 from tests.training.test_micro_batch import Stop, flat, stop_at
 from tests.training.test_resume import remining, same
 from tests.training.test_toy import adaptive, mined, toy_config, trained
 
 ROOT = Path(__file__).parents[2]
-
-
-def _start(
-    rank: int, world: int, store: str, body: Callable[..., None], arguments: tuple[Any, ...], timeout: int | None
-) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0",
-        "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
-    }  # fmt: skip
-    # Joined once: whoever joins again and again at one address may meet the store of the last time, as it closes.
-    patience = None if timeout is None else timedelta(seconds=timeout)
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=patience)
-    body(rank, *arguments)
-    assert torch.distributed.is_initialized()  # a group that was there before a run is there after it
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def launch(world: int, body: Callable[..., None], *arguments: Any, timeout: int | None = None) -> None:
-    """Run ``body(rank, *arguments)`` in so many processes; what one of them raises is raised here."""
-    with tempfile.TemporaryDirectory() as folder:
-        started = (world, f"file://{folder}/store", body, arguments, timeout)
-        mp.start_processes(_start, started, nprocs=world, start_method="spawn")
 
 
 @pytest.fixture(scope="module")

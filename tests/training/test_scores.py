@@ -49,9 +49,9 @@ from aoq_ext.training.run import RunFiles
 from aoq_ext.training.scoring import ScoredSplit
 from aoq_ext.training.step import rows_of
 from aoq_ext.training.update import Update
+from tests.processes import launch
 from tests.training.test_micro_batch import Stop, stop_at
 from tests.training.test_offline import fake_lists
-from tests.training.test_processes import launch
 from tests.training.test_resume import final, remining, same
 from tests.training.test_toy import load_toy, toy_config
 
