@@ -1,5 +1,6 @@
 # Every target does its own set-up in .venv and is quick when repeated.
 PYTHON ?= python3
+JOBS ?= 2  # tests that run at the same time
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
@@ -12,7 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/aoq demo
 
 test: lint $(VENV)/vision/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 fuzz: $(VENV)/tools
 	$(BIN)/python -m tests.fuzz
