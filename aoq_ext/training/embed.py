@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from aoq_ext._scalars import as_int
 from aoq_ext.parallel import ALONE, Processes
-from aoq_ext.training.model import DualEncoder
+from aoq_ext.training.model import Model
 
 
 @torch.no_grad()
-def embed_images(model: DualEncoder, images: np.ndarray, batch_size: int = 512, processes: Processes = ALONE) -> Tensor:
+def embed_images(model: Model, images: np.ndarray, batch_size: int = 512, processes: Processes = ALONE) -> Tensor:
     """images: (N, ...), possibly a memory map -> (N, D) float32, on its device, the model in evaluation mode.
 
     With ``processes``, which all call this, each embeds some of the batches and gets the rows of all: the batches, and
@@ -34,7 +34,7 @@ def embed_images(model: DualEncoder, images: np.ndarray, batch_size: int = 512, 
 
 @torch.no_grad()
 def embed_texts(
-    model: DualEncoder, tokens: Tensor, lengths: Tensor, batch_size: int = 2048, processes: Processes = ALONE
+    model: Model, tokens: Tensor, lengths: Tensor, batch_size: int = 2048, processes: Processes = ALONE
 ) -> Tensor:
     """tokens: (M, L); lengths: (M,) -> (M, D) float32, likewise."""
     device = next(model.parameters()).device
@@ -50,7 +50,7 @@ def embed_texts(
 
 
 def _in_batches(
-    model: DualEncoder, embed: Callable[[int], Tensor], count: int, batch_size: int, processes: Processes
+    model: Model, embed: Callable[[int], Tensor], count: int, batch_size: int, processes: Processes
 ) -> Tensor:
     batch_size = as_int("batch_size", batch_size)
     if batch_size < 1:

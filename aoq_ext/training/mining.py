@@ -23,7 +23,7 @@ from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.model import DualEncoder, ScoringModel
+from aoq_ext.training.model import Model
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.reranking import rerank as rerank_listed
@@ -106,7 +106,7 @@ def mine_into(
 
 
 def mine_model(
-    model: DualEncoder | ScoringModel,
+    model: Model,
     pairs: EncodedPairs,
     k_text: int = 300,
     k_image: int = 60,
@@ -129,7 +129,7 @@ def mine_model(
     k_text, k_image = as_int("k_text", k_text), as_int("k_image", k_image)
     k_text, k_image = min(k_text, len(pairs.tokens)), min(k_image, len(data.images))
     embeddings = None
-    if isinstance(model, DualEncoder):
+    if model.embeds:
         images = embed_images(model, data.images, processes=processes)  # (N, D)
         texts = embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)  # (M, D)
         embeddings = fingerprint_embeddings(images, texts)
@@ -152,7 +152,7 @@ def mine_model(
 
 
 def rules_of(
-    model: DualEncoder | ScoringModel,
+    model: Model,
     data: ImageTextData,
     k_text: int,
     k_image: int,
@@ -164,12 +164,12 @@ def rules_of(
         "k_text": min(k_text, len(data.captions)),
         "k_image": min(k_image, len(data.images)),
         **{name: getattr(options, name) for name in ("repeated_captions", *_RULES)},
-        "rerank": None if isinstance(model, DualEncoder) else rerank,
+        "rerank": None if model.embeds else rerank,
     }
 
 
 def _mine_by_scores(
-    model: ScoringModel,
+    model: Model,
     pairs: EncodedPairs,
     k_text: int,
     k_image: int,

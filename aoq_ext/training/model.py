@@ -28,6 +28,15 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
 
+    @property
+    @abstractmethod
+    def embeds(self) -> bool:
+        """Whether features are vectors, whose products are the scores."""
+
+    def scores(self, images: Features, texts: Features) -> Tensor:
+        """Features of N images and of M texts -> (N, M)"""
+        return images @ texts.T  # type: ignore[no-any-return]
+
     @abstractmethod
     def encode_images(self, images: Tensor) -> Features:
         """images: (P, ...), uint8 or floating point -> features of P rows"""
@@ -61,6 +70,8 @@ class DualEncoder(Model):
             the pairs; the image encoder then has ``encode(images) -> embeddings, regions`` (`aoq_ext.encoders`:
             CaptioningLoss and VSRNEncoder).
     """
+
+    embeds = True
 
     def __init__(
         self,
@@ -102,6 +113,8 @@ class ScoringModel(Model):
 
     Encoders run under autocast; scores are made outside of it, of float32 features.
     """
+
+    embeds = False
 
     def __init__(self, matching: MatchingModel, backbone: nn.Module | None = None) -> None:
         super().__init__(backbone)

@@ -24,7 +24,7 @@ from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.embed import evaluating
 from aoq_ext.training.feature_file import SharedFeatureStore
 from aoq_ext.training.features import full_precision
-from aoq_ext.training.model import ScoringModel
+from aoq_ext.training.model import Model
 from aoq_ext.training.pairs import EncodedPairs
 
 _IMAGE_BLOCK = 64  # images whose scores with all texts are made together; what processes share
@@ -39,7 +39,7 @@ _FEATURES_IN_MEMORY = 1 << 30  # bytes of either side; more of them are kept in 
 class ScoredSplit:
     """A data set's features, and the model that makes scores of them."""
 
-    model: ScoringModel
+    model: Model
     images: PackedFeatures  # N
     texts: PackedFeatures  # M
 
@@ -47,7 +47,7 @@ class ScoredSplit:
     @torch.no_grad()
     def encode(
         cls,
-        model: ScoringModel,
+        model: Model,
         pairs: EncodedPairs,
         batch_size: int = 512,
         processes: Processes = ALONE,
