@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aoq_ext.encoders.feature_store import FeatureStore
-from aoq_ext.encoders.matching import Features, Scorer
+from aoq_ext.encoders.model import Features, MatchingModel
 
 
 class PackedFeatures:
@@ -72,7 +72,7 @@ class PackedFeatures:
 
 
 def score_blocks(
-    model: Scorer,
+    model: MatchingModel,
     images: Features | PackedFeatures,
     texts: Features | PackedFeatures,
     image_block: int = 512,
@@ -93,7 +93,7 @@ def score_blocks(
 
 
 def score_matrix(
-    model: Scorer,
+    model: MatchingModel,
     images: Features | PackedFeatures,
     texts: Features | PackedFeatures,
     image_block: int = 512,

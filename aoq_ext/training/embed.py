@@ -27,7 +27,7 @@ def embed_images(model: Model, images: np.ndarray, batch_size: int = 512, proces
         rows = np.array(images[first : first + batch_size])
         if not len(rows):  # a stand-in, of which no row is kept
             rows = np.zeros((1, *images.shape[1:]), dtype=images.dtype)
-        return model.encode_images(torch.from_numpy(rows).to(device))
+        return model.encode_images(torch.from_numpy(rows).to(device)).values
 
     return _in_batches(model, embed, len(images), batch_size, processes)
 
@@ -44,7 +44,7 @@ def embed_texts(
         if not len(length):  # a stand-in, of which no row is kept
             length, part = lengths.new_ones(1), tokens.new_zeros(1, 1)
         part = part[:, : int(length.max())]
-        return model.encode_texts(part.to(device), length.to(device))
+        return model.encode_texts(part.to(device), length.to(device)).values
 
     return _in_batches(model, embed, len(tokens), batch_size, processes)
 

@@ -25,19 +25,17 @@ from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.embed import embed_images, embed_texts
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.model import DualEncoder, ScoringModel
+from aoq_ext.training.model import Model
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.scoring import ScoredSplit
 
 
-def evaluate(
-    model: DualEncoder | ScoringModel, pairs: EncodedPairs, folds: int = 1, processes: Processes = ALONE
-) -> dict[str, float]:
+def evaluate(model: Model, pairs: EncodedPairs, folds: int = 1, processes: Processes = ALONE) -> dict[str, float]:
     """The metrics of ``model`` on ``pairs``; with ``processes``, which all call this, each does a share."""
     owners = torch.from_numpy(pairs.caption_image)
     metrics: Callable[[], dict[str, float]]
-    if isinstance(model, DualEncoder):
+    if model.embeds:
         embeddings = _embed(model, pairs, processes)
         metrics = partial(retrieval_metrics, *embeddings, owners.to(embeddings[0].device), folds=folds)
     else:
@@ -136,18 +134,18 @@ def _measure(
 
 
 def _ranker(
-    models: Sequence[DualEncoder | ScoringModel], pairs: Sequence[EncodedPairs], weights: Sequence[float] | None
+    models: Sequence[Model], pairs: Sequence[EncodedPairs], weights: Sequence[float] | None
 ) -> Callable[..., RetrievalRanks]:
     """``folds`` -> ranks, of all models together; where one of them matches by scores, all are given as scores."""
     owners = torch.from_numpy(pairs[0].caption_image)
     both = list(zip(models, pairs, strict=True))
-    embedded = [_embed(model, own) for model, own in both if isinstance(model, DualEncoder)]
+    embedded = [_embed(model, own) for model, own in both if model.embeds]
     if len(embedded) == len(models):
         return partial(ranks_from_embeddings, embedded, owners.to(embedded[0][0].device), weights=weights)
     rest = iter(embedded)
     scores: list[Any] = []
     for model, own in both:
-        if isinstance(model, ScoringModel):
+        if not model.embeds:
             scores.append(ScoredSplit.encode(model, own).matrix())
         else:
             images, texts = next(rest)
@@ -155,7 +153,7 @@ def _ranker(
     return partial(ranks_from_scores, scores, owners, weights=weights)
 
 
-def _embed(model: DualEncoder, pairs: EncodedPairs, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
+def _embed(model: Model, pairs: EncodedPairs, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
     images = embed_images(model, pairs.data.images, processes=processes)
     return images, embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)
 

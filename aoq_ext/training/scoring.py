@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aoq_ext.encoders.feature_store import FeatureStore
-from aoq_ext.encoders.matching import Features
+from aoq_ext.encoders.model import Features
 from aoq_ext.encoders.score_matrix import PackedFeatures, score_matrix
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.embed import evaluating

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary
-from aoq_ext.encoders import SCAN, quintuplet_scores
+from aoq_ext.encoders import SCAN, EmbeddingModel, Features, GlobalImageEncoder, GRUTextEncoder, quintuplet_scores
 from aoq_ext.metrics import retrieval_metrics_from_scores
 from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
@@ -41,8 +41,8 @@ from aoq_ext.training.diagnostics import BatchSimilarities, measure
 from aoq_ext.training.evaluation import evaluate, evaluate_ensemble
 from aoq_ext.training.gradient import BatchGradient, Place
 from aoq_ext.training.mining import MiningOptions, mine_model
-from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
-from aoq_ext.training.objective import make_objective
+from aoq_ext.training.model import Model, build_model
+from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
@@ -110,7 +110,6 @@ class Setting:
         self.pairs = EncodedPairs(data, vocabulary)
         torch.manual_seed(0)
         model = build_model(MODELS["scan"], len(vocabulary))
-        assert isinstance(model, ScoringModel)
         self.model = model.double()
         self.model.matching.image_encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
         self.sampler = fake_lists(data).sampler(data.caption_image, 20, 10)
@@ -119,7 +118,7 @@ class Setting:
     def gradients(self, objective: str, online: str, micro_batch: int | None) -> Any:
         gradient = BatchGradient(self.model, self.pairs, Fabric(accelerator="cpu", devices=1), micro_batch, 1.0)
         options = LossConfig(objective=objective)  # type: ignore[arg-type]
-        loss = make_objective(self.model, options, objective, online, ALONE)
+        loss = TrainingObjective(self.model, options, objective, online, ALONE)
         rows = rows_of(self.batch, self.sampler, objective)
         self.model.zero_grad()
         result = gradient(rows, loss, Place(seed=0, step=2), len(self.batch))
@@ -376,29 +375,52 @@ def test_what_does_not_fit_is_refused(scan: Path, tmp_path: Path) -> None:
     loaded = load_run(scan)
     with pytest.raises(ConfigError, match="run: expected a model that matches by embeddings, got one that matches by"):
         loaded.embed_texts(["a thing"])
-    both = ModelConfig(matching=MODELS["scan"].matching, auxiliary=MODELS["vsrn"].auxiliary)
-    with pytest.raises(ConfigError, match=r"model\.auxiliary: expected null with a model that matches by scores"):
-        build_model(both, 9)
     with pytest.raises(ConfigError, match=r"matching.factory: expected an aoq_ext.encoders.MatchingModel, got Linear"):
         build_model(ModelConfig(matching=Component("torch.nn.Linear", {"in_features": 1, "out_features": 1})), 9)
     with pytest.raises(ConfigError, match=r"model.auxiliary: expected an image encoder with encode\(images\) -> emb"):
         build_model(replace(MODELS["vsepp"], auxiliary=MODELS["vsrn"].auxiliary), 9)
-    wrong = ScoringModel(SCAN(9, image_dim=4, dim=4, word_dim=4))
+    wrong = Model(SCAN(9, image_dim=4, dim=4, word_dim=4))
     wrong.matching.scores = lambda images, texts: torch.zeros(2)  # type: ignore[method-assign]
     features = wrong.encode_images(torch.zeros(3, 2, 4))
     with pytest.raises(ConfigError, match=r"expected scores to return floating-point numbers of shape \(3, 3\), got"):
         wrong.scores(features, features)
 
 
-class Embedding(SCAN):
-    """A matching model of the other kind."""
+class Scaled(EmbeddingModel):
+    """A matching model of embeddings, which encodes images in its own way."""
 
-    matches_by = "embedding"
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__(GlobalImageEncoder(48, 16), GRUTextEncoder(vocabulary_size, 16, 16))
+        self.scale = torch.nn.Parameter(torch.tensor(3.0))
+
+    def encode_images(self, images: torch.Tensor, lengths: torch.Tensor | None = None) -> Features:
+        return Features(super().encode_images(images, lengths).values * self.scale)
 
 
-def test_a_matching_model_of_embeddings_gives_its_encoders() -> None:
-    model = build_model(ModelConfig(matching=Component("tests.training.test_scores.Embedding", {"image_dim": 4})), 9)
-    assert isinstance(model, DualEncoder)
+def test_a_matching_model_of_embeddings_is_taken_whole(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", "vsepp", epochs=1)
+    loaded = load_run(
+        train(replace(config, model=ModelConfig(matching=Component("tests.training.test_scores.Scaled"))))
+    )
+    scale = loaded.model.matching.scale
+    assert scale != 3
+    lengths = loaded.embed_images(load_regions("val").images).norm(dim=1)
+    torch.testing.assert_close(lengths, scale.detach().expand_as(lengths))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_are_named_as_in_checkpoints(model: str) -> None:
+    """Encoders of embeddings without a prefix, a scoring model under ``matching``; in the order of the parameters."""
+    built = build_model(replace(MODELS[model], backbone=GRID), 9)
+    state, names = built.state_dict(), [name for name, _ in built.named_parameters()]
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in state))
+    whole = ["backbone", "matching"] if model in ("scan", "bfan") else ["backbone", "image_encoder", "text_encoder"]
+    assert parts == whole + ["auxiliary"] * (model == "vsrn")
+    as_parameters = [name if name in state else name.removeprefix("matching.") for name in names]
+    assert as_parameters == [name for name in state if name in as_parameters]
+    other = build_model(replace(MODELS[model], backbone=GRID), 9)
+    other.load_state_dict({name: torch.full_like(value, 2) for name, value in state.items()})
+    assert all(bool((value == 2).all()) for value in other.state_dict().values())
 
 
 def spread_configs(folder: Path) -> dict[str, TrainConfig]:
@@ -486,7 +508,7 @@ def gradients_of_a_step(config: TrainConfig, clip_norm: float) -> torch.Tensor:
     torch.manual_seed(0)
     model = build_model(config.model, len(vocabulary))
     update = Update(config, fabric, ALONE, model, pairs)
-    objective = make_objective(model, config.loss, "online_triplet", "all", update.processes)
+    objective = TrainingObjective(model, config.loss, "online_triplet", "all", update.processes)
     batch = next(iter(PairBatches(pairs.captions, config.batch_size, 0, config.accumulate).epoch(0)))
     update(batch, objective, None, lr=1e-3, measured=False)
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
