@@ -77,18 +77,16 @@ def score_blocks(
     texts: Features | PackedFeatures,
     image_block: int = 512,
     text_block: int = 512,
-    device: torch.device | str | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Every block of the score matrix, on ``device`` (by default the model's): images, texts, their scores (n, m)."""
-    where = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    target = where if device is None else torch.device(device)
+    """Every block of the score matrix, on the model's device: images, texts, their scores (n, m)."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for first in range(0, len(images), image_block):
         rows = slice(first, min(first + image_block, len(images)))
-        image = images.rows(rows).to(target)
+        image = images.rows(rows).to(device)
         for other in range(0, len(texts), text_block):
             columns = slice(other, min(other + text_block, len(texts)))
             with torch.no_grad():
-                scores = model.scores(image, texts.rows(columns).to(target))
+                scores = model.scores(image, texts.rows(columns).to(device))
             yield rows, columns, scores
 
 

@@ -10,38 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aoq_ext._files import write_bytes_atomically
 from aoq_ext._scalars import as_int, check_list
-from aoq_ext.metrics import (
-    RetrievalRanks,
-    ranks_from_embeddings,
-    ranks_from_scores,
-    retrieval_metrics,
-    retrieval_metrics_from_scores,
-)
+from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings, ranks_from_scores
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
-from aoq_ext.training.embed import embed_images, embed_texts
+from aoq_ext.training.encode import EncodedSplit
 from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.model import Model
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.run import RunFiles
-from aoq_ext.training.scoring import ScoredSplit
 
 
 def evaluate(model: Model, pairs: EncodedPairs, folds: int = 1, processes: Processes = ALONE) -> dict[str, float]:
     """The metrics of ``model`` on ``pairs``; with ``processes``, which all call this, each does a share."""
-    owners = torch.from_numpy(pairs.caption_image)
-    metrics: Callable[[], dict[str, float]]
-    if model.embeds:
-        embeddings = _embed(model, pairs, processes)
-        metrics = partial(retrieval_metrics, *embeddings, owners.to(embeddings[0].device), folds=folds)
-    else:
-        scores = ScoredSplit.encode(model, pairs, processes=processes).matrix(processes)
-        metrics = partial(retrieval_metrics_from_scores, scores, owners, folds=folds)
-    return processes.by_leader("evaluating", metrics)
+    ranks = _ranker([model], [pairs], processes=processes)
+    return processes.by_leader("evaluating", lambda: ranks(folds=folds).metrics())
 
 
 def evaluate_run(
@@ -134,28 +119,18 @@ def _measure(
 
 
 def _ranker(
-    models: Sequence[Model], pairs: Sequence[EncodedPairs], weights: Sequence[float] | None
+    models: Sequence[Model],
+    pairs: Sequence[EncodedPairs],
+    weights: Sequence[float] | None = None,
+    processes: Processes = ALONE,
 ) -> Callable[..., RetrievalRanks]:
-    """``folds`` -> ranks, of all models together; where one of them matches by scores, all are given as scores."""
+    """``folds`` -> ranks, of all models together: by their embeddings, if all have them, else by all scores."""
     owners = torch.from_numpy(pairs[0].caption_image)
-    both = list(zip(models, pairs, strict=True))
-    embedded = [_embed(model, own) for model, own in both if model.embeds]
-    if len(embedded) == len(models):
-        return partial(ranks_from_embeddings, embedded, owners.to(embedded[0][0].device), weights=weights)
-    rest = iter(embedded)
-    scores: list[Any] = []
-    for model, own in both:
-        if not model.embeds:
-            scores.append(ScoredSplit.encode(model, own).matrix())
-        else:
-            images, texts = next(rest)
-            scores.append((images @ texts.T).cpu())
-    return partial(ranks_from_scores, scores, owners, weights=weights)
-
-
-def _embed(model: Model, pairs: EncodedPairs, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
-    images = embed_images(model, pairs.data.images, processes=processes)
-    return images, embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)
+    splits = (EncodedSplit.of(model, own, processes) for model, own in zip(models, pairs, strict=True))
+    if all(model.embeds for model in models):
+        embeddings = [split.vectors() for split in splits]
+        return partial(ranks_from_embeddings, embeddings, owners.to(embeddings[0][0].device), weights=weights)
+    return partial(ranks_from_scores, [split.matrix(processes) for split in splits], owners, weights=weights)
 
 
 def _loaded(run: str | Path | LoadedRun) -> LoadedRun:

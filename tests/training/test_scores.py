@@ -38,6 +38,7 @@ from aoq_ext.training import (
 from aoq_ext.training.batches import Batch, PairBatches
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.diagnostics import BatchSimilarities, measure
+from aoq_ext.training.encode import EncodedSplit, encode_images, encode_texts
 from aoq_ext.training.evaluation import evaluate, evaluate_ensemble
 from aoq_ext.training.gradient import BatchGradient, Place
 from aoq_ext.training.mining import MiningOptions, mine_model
@@ -46,7 +47,6 @@ from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
-from aoq_ext.training.scoring import ScoredSplit
 from aoq_ext.training.step import rows_of
 from aoq_ext.training.update import Update
 from tests.training.test_micro_batch import Stop, stop_at
@@ -233,9 +233,9 @@ def test_evaluation_is_that_of_all_scores(scan: Path, monkeypatch: pytest.Monkey
     result = evaluate_run(scan, "val", folds=2)
     assert result["rsum"] > expected["rsum"]  # among half of the images
     for name, value in (("_IMAGE_BLOCK", 3), ("_TEXT_BLOCK", 7), ("_IN_MEMORY", 10)):
-        monkeypatch.setattr(f"aoq_ext.training.scoring.{name}", value)
+        monkeypatch.setattr(f"aoq_ext.training.encode.{name}", value)
     assert evaluate(loaded.model, pairs) == pytest.approx(expected, abs=1e-3)
-    assert isinstance(ScoredSplit.encode(loaded.model, pairs).matrix(), np.memmap)
+    assert isinstance(EncodedSplit.of(loaded.model, pairs).matrix(), np.memmap)
 
 
 def test_runs_of_both_kinds_are_averaged(scan: Path, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_reranking_is_the_models_scores_whatever_the_blocks(scan: Path, monkeypa
         np.testing.assert_allclose(found, np.take_along_axis(matrix, listed.astype(np.int64), 1), rtol=1e-5, atol=1e-5)
         assert (np.diff(found, axis=1) <= 0).all()
     for name, value in (
-        ("reranking._BLOCK", 1), ("reranking._SORTED", 30), ("scoring._POOLED", 7), ("scoring._FEATURES_IN_MEMORY", 0),
+        ("reranking._BLOCK", 1), ("reranking._SORTED", 30), ("encode._POOLED", 7), ("encode._FEATURES_IN_MEMORY", 0),
     ):  # fmt: skip
         monkeypatch.setattr(f"aoq_ext.training.{name}", value)
     others = reranked(scan)
@@ -328,8 +328,8 @@ def test_reranking_that_was_stopped_goes_on(scan: Path, tmp_path: Path, monkeypa
     content[len(content) // 2] ^= 1
     blocks[1].write_bytes(content)  # damaged
     scored = []
-    original = ScoredSplit.of_image
-    monkeypatch.setattr(ScoredSplit, "of_image", lambda *given: scored.append(given[1]) or original(*given))
+    original = EncodedSplit.of_image
+    monkeypatch.setattr(EncodedSplit, "of_image", lambda *given: scored.append(given[1]) or original(*given))
     again: list[MiningProgress] = []
     lists = reranked(scan, work=work, on_progress=again.append)
     assert lists.fingerprint() == expected.fingerprint() and (lists.text_scores == expected.text_scores).all()
@@ -342,12 +342,12 @@ def test_reranking_that_was_stopped_goes_on(scan: Path, tmp_path: Path, monkeypa
 
 def test_scores_that_are_no_numbers_are_refused(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would sort first, as the hardest."""
-    original = ScoredSplit.of_image
+    original = EncodedSplit.of_image
 
-    def broken(split: ScoredSplit, image: int, texts: torch.Tensor) -> torch.Tensor:
+    def broken(split: EncodedSplit, image: int, texts: torch.Tensor) -> torch.Tensor:
         return original(split, image, texts).where(torch.tensor(image != 3), torch.nan)
 
-    monkeypatch.setattr(ScoredSplit, "of_image", broken)
+    monkeypatch.setattr(EncodedSplit, "of_image", broken)
     with pytest.raises(
         ConfigError,
         match=r"matching: expected numbers as scores, got NaN for \d+ of .* pairs, first for image 3 and",
@@ -450,10 +450,11 @@ def spread_in_files(folder: Path, loaded: Any, pairs: EncodedPairs, processes: P
     expected, inner = mine_model(loaded.model, pairs, 12, 6, True), folder / "features"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aoq_ext.training.reranking._BLOCK", 1000)
-        patch.setattr("aoq_ext.training.scoring._FEATURES_IN_MEMORY", 0)
-        split = ScoredSplit.encode(loaded.model, pairs, 7, processes, inner)
-        alone = ScoredSplit.encode(loaded.model, pairs, 7)
-        for one, two in ((split.images, alone.images), (split.texts, alone.texts)):
+        patch.setattr("aoq_ext.training.encode._FEATURES_IN_MEMORY", 0)
+        for encode, side in (
+            (encode_images, (pairs.data.images,)), (encode_texts, (pairs.tokens, pairs.lengths)),
+        ):  # fmt: skip
+            one, two = (encode(loaded.model, *side, 7, who, inner) for who in (processes, ALONE))
             assert torch.equal(one.values, two.values) and torch.equal(one.lengths, two.lengths)
         assert not list(inner.iterdir())
         options = MiningOptions(work=folder / "work")
