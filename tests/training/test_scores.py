@@ -47,7 +47,7 @@ from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
-from aoq_ext.training.step import rows_of
+from aoq_ext.training.step import StepFeatures, rows_of
 from aoq_ext.training.update import Update
 from tests.training.test_micro_batch import Stop, stop_at
 from tests.training.test_offline import fake_lists
@@ -80,6 +80,7 @@ MODELS: dict[str, ModelConfig] = {
         auxiliary_weight=0.5,
     ),
 }
+MODELS["captioned scan"] = replace(MODELS["scan"], auxiliary=MODELS["vsrn"].auxiliary, auxiliary_weight=0.5)
 
 
 GRID = Component("aoq_ext.encoders.GridBackbone", {"channels": [8, 6], "geometry": 0.1, "colour": 0.1})
@@ -102,27 +103,28 @@ def config_of(folder: Path, model: str, **changes: Any) -> TrainConfig:
 
 
 class Setting:
-    """SCAN in float64 and a batch."""
+    """A model, SCAN by default, in float64 and a batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ModelConfig = MODELS["scan"]) -> None:
         data = load_regions()
         vocabulary = Vocabulary.build(data.captions)
         self.pairs = EncodedPairs(data, vocabulary)
         torch.manual_seed(0)
-        model = build_model(MODELS["scan"], len(vocabulary))
+        model = build_model(config, len(vocabulary))
         self.model = model.double()
-        self.model.matching.image_encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+        first = self.model.backbone or self.model.matching.image_encoder
+        first.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
         self.sampler = fake_lists(data).sampler(data.caption_image, 20, 10)
         self.batch = Batch(2, np.arange(1, 12), np.arange(1, 12) * 2)
 
     def gradients(self, objective: str, online: str, micro_batch: int | None) -> Any:
-        gradient = BatchGradient(self.model, self.pairs, Fabric(accelerator="cpu", devices=1), micro_batch, 1.0)
+        gradient = BatchGradient(self.model, self.pairs, Fabric(accelerator="cpu", devices=1), micro_batch, 0.5)
         options = LossConfig(objective=objective)  # type: ignore[arg-type]
         loss = TrainingObjective(self.model, options, objective, online, ALONE)
         rows = rows_of(self.batch, self.sampler, objective)
         self.model.zero_grad()
         result = gradient(rows, loss, Place(seed=0, step=2), len(self.batch))
-        return result, [parameter.grad.clone() for parameter in self.model.parameters()], loss
+        return result, [None if p.grad is None else p.grad.clone() for p in self.model.parameters()], loss
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +175,48 @@ def test_micro_batches_have_the_gradient_of_the_whole(objective: str, micro_batc
     torch.testing.assert_close(others, gradients, rtol=1e-10, atol=1e-10)
 
 
+def surrounded(frozen: bool = False) -> ModelConfig:
+    """SCAN on a linear map of the regions, with a loss of captions beside it, and nothing at random."""
+    auxiliary = MODELS["vsrn"].auxiliary
+    assert auxiliary is not None
+    return replace(
+        MODELS["scan"],
+        backbone=Component("tests.training.test_scores.Map", {"frozen": frozen}),
+        auxiliary=replace(auxiliary, args={**auxiliary.args, "dropout": 0.0}),
+    )
+
+
+class Map(torch.nn.Linear):
+    def __init__(self, frozen: bool) -> None:
+        super().__init__(48, 48)
+        self.requires_grad_(not frozen)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4, None])
+def test_a_scoring_model_with_a_backbone_and_a_loss_beside_it(micro_batch: int | None) -> None:
+    """The gradient is that of both losses, through the backbone; micro-batches change nothing."""
+    setting = Setting(surrounded())
+    result, gradients, loss = setting.gradients("adaptive_quintuplet", "hardest", micro_batch)
+    model, rows = setting.model, rows_of(setting.batch, setting.sampler, "adaptive_quintuplet")
+    images = setting.pairs.images_at(rows.image, torch.device("cpu"))
+    tokens, lengths = setting.pairs.tokens_at(rows.text, torch.device("cpu"))
+    assert model.backbone is not None and model.auxiliary is not None
+    regions = model.matching.encode_images(model.backbone(images))
+    own = 0.5 * model.auxiliary(regions.values[:11], tokens[:11], lengths[:11])
+    groups = setting.pairs.groups_at(rows.image[:11], torch.device("cpu"))
+    features = StepFeatures.of(regions, model.matching.encode_texts(tokens, lengths), rows, groups)
+    expected = torch.autograd.grad(loss.loss(features) + own, list(model.parameters()))
+    torch.testing.assert_close(result.auxiliary, own.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients, list(expected), rtol=1e-9, atol=1e-9)
+    assert all(bool(gradient.any()) for gradient in gradients)
+
+
+def test_a_frozen_backbone_under_a_scoring_model_gets_no_gradient() -> None:
+    whole, parts = (Setting(surrounded(frozen=True)).gradients("online_triplet", "all", size)[1] for size in (None, 4))
+    assert whole[:2] == parts[:2] == [None, None]
+    torch.testing.assert_close(parts[2:], whole[2:], rtol=1e-10, atol=1e-10)
+
+
 @pytest.fixture(scope="module", params=list(MODELS))
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mines its own negatives."""
@@ -183,13 +227,15 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_every_model_learns(run: Path) -> None:
     history = History.load(RunFiles(run).history)
-    assert history.epochs[-1]["validation"]["rsum"] > 200  # chance is about 150
+    # Chance is about 150; of 20 pictures the weights drawn at first say much: SCAN ends between 180 and 260.
+    least = 175 if "captioned" in str(run) else 200
+    assert history.epochs[-1]["validation"]["rsum"] > least
     assert history.epochs[3]["mining"]["seconds"] > 0
     for entry in history.steps:
         terms = sum(value for name, value in entry.items() if name.startswith("loss/"))
         assert terms == pytest.approx(entry["loss"], rel=1e-4)
     own = [entry.get("loss/auxiliary") for entry in history.steps]
-    if "vsrn" in str(run):
+    if load_run(run).config.model.auxiliary is not None:
         assert 0 < own[-1] < own[0]
     else:
         assert own == [None] * len(own)
@@ -375,6 +421,9 @@ def test_what_does_not_fit_is_refused(scan: Path, tmp_path: Path) -> None:
     loaded = load_run(scan)
     with pytest.raises(ConfigError, match="run: expected a model that matches by embeddings, got one that matches by"):
         loaded.embed_texts(["a thing"])
+    model = ModelConfig(matching=Component("tests.training.test_scores.Vectors"), auxiliary=MODELS["vsrn"].auxiliary)
+    with pytest.raises(ValueError, match=r"image_encoder: expected encode\(images\) .* got GlobalImageEncoder with"):
+        build_model(model, 9)(torch.zeros(3, 2, 48), torch.ones(3, 2).long(), torch.ones(3).long(), pairs=3)
     with pytest.raises(ConfigError, match=r"matching.factory: expected an aoq_ext.encoders.MatchingModel, got Linear"):
         build_model(ModelConfig(matching=Component("torch.nn.Linear", {"in_features": 1, "out_features": 1})), 9)
     with pytest.raises(ConfigError, match=r"model.auxiliary: expected an image encoder with encode\(images\) -> emb"):
@@ -384,6 +433,15 @@ def test_what_does_not_fit_is_refused(scan: Path, tmp_path: Path) -> None:
     features = wrong.encode_images(torch.zeros(3, 2, 4))
     with pytest.raises(ConfigError, match=r"expected scores to return floating-point numbers of shape \(3, 3\), got"):
         wrong.scores(features, features)
+
+
+class Vectors(EmbeddingModel):
+    """A matching model that scores, and has no regions."""
+
+    matches_by = "score"
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__(GlobalImageEncoder(48, 16), GRUTextEncoder(vocabulary_size, 16, 16))
 
 
 class Scaled(EmbeddingModel):
@@ -414,8 +472,8 @@ def test_weights_are_named_as_in_checkpoints(model: str) -> None:
     built = build_model(replace(MODELS[model], backbone=GRID), 9)
     state, names = built.state_dict(), [name for name, _ in built.named_parameters()]
     parts = list(dict.fromkeys(name.partition(".")[0] for name in state))
-    whole = ["backbone", "matching"] if model in ("scan", "bfan") else ["backbone", "image_encoder", "text_encoder"]
-    assert parts == whole + ["auxiliary"] * (model == "vsrn")
+    encoders = ["image_encoder", "text_encoder"] if built.embeds else ["matching"]
+    assert parts == ["backbone", *encoders] + ["auxiliary"] * (built.auxiliary is not None)
     as_parameters = [name if name in state else name.removeprefix("matching.") for name in names]
     assert as_parameters == [name for name in state if name in as_parameters]
     other = build_model(replace(MODELS[model], backbone=GRID), 9)
