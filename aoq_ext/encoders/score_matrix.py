@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -24,18 +23,12 @@ class PackedFeatures:
         (2, torch.Size([1, 1, 8]))
     """
 
-    def __init__(
-        self,
-        batches: Iterable[Features],
-        device: torch.device | str = "cpu",
-        store: FeatureStore | None = None,
-    ) -> None:
+    def __init__(self, batches: Iterable[Features], store: FeatureStore | None = None) -> None:
         """``batches``: of vectors (N, D) or padded sequences (N, F, D), of any F; taken one at a time.
 
-        ``store``: where they are kept, on the CPU; by default a `FeatureStore` as it comes.
+        ``store``: where they are kept; by default a `FeatureStore` as it comes.
         """
-        target = torch.device(device)
-        store = store or (FeatureStore() if target.type == "cpu" else FeatureStore(in_memory=sys.maxsize))
+        store = store or FeatureStore()
         lengths = []
         self._vectors = False
         for batch in batches:
@@ -45,8 +38,8 @@ class PackedFeatures:
             length = values.new_full((len(batch),), size, dtype=torch.int64) if batch.lengths is None else batch.lengths
             length = length.to(values.device)
             mask = torch.arange(size, device=length.device) < length.unsqueeze(1)
-            store.add(store.everyones(values[mask]).to(target))
-            lengths.append(store.everyones(length).cpu())
+            store.add(store.processes.gather(values[mask]))
+            lengths.append(store.processes.gather(length).cpu())
         if not lengths:
             raise ValueError("batches: expected at least one")
         self.values = store.tensor()  # (all fragments, D)

@@ -7,7 +7,6 @@ features and scores.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from aoq_ext.encoders.feature_store import FeatureStore
 from aoq_ext.encoders.model import Features
 from aoq_ext.encoders.score_matrix import PackedFeatures, score_matrix
 from aoq_ext.parallel import ALONE, Processes
-from aoq_ext.training.feature_file import SharedFeatureStore
 from aoq_ext.training.features import full_precision
 from aoq_ext.training.model import Model
 from aoq_ext.training.pairs import EncodedPairs
@@ -96,9 +94,6 @@ def _in_batches(
     batch_size = as_int("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    device = device_of(model) if model.embeds else torch.device("cpu")
-    in_memory = _FEATURES_IN_MEMORY if device.type == "cpu" else sys.maxsize
-    store = FeatureStore(in_memory, folder) if processes.alone else SharedFeatureStore(processes, in_memory, folder)
 
     def batches() -> Iterator[Features]:
         """This process's: of every ``world`` batches one, or at the end none."""
@@ -108,8 +103,9 @@ def _in_batches(
             features = full_precision(encode(rows)).rows(slice(0, rows.stop - start))
             yield Features(features.values.float()) if model.embeds else features
 
+    store = FeatureStore(_FEATURES_IN_MEMORY, folder, processes, device_of(model) if model.embeds else "cpu")
     with evaluating(model):
-        return PackedFeatures(batches(), device, store)
+        return PackedFeatures(batches(), store)
 
 
 @dataclass(frozen=True, eq=False)
