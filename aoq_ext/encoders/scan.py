@@ -31,19 +31,17 @@ class CrossAttentionModel(MatchingModel):
         self.attention = attention
 
     def scores(self, images: Features, texts: Features) -> Tensor:
-        return self._call(self.attention, images, texts)
+        scores: Tensor = self.attention(images.values, texts.values, _lengths(texts), images.lengths)
+        return scores
 
     def pair_scores(self, images: Features, texts: Features) -> Tensor:
-        return self._call(self.attention.pairs, images, texts)
+        return self.attention.pairs(images.values, texts.values, _lengths(texts), images.lengths)
 
-    @staticmethod
-    def _call(function: object, images: Features, texts: Features) -> Tensor:
-        assert callable(function)
-        lengths = texts.lengths
-        if lengths is None:
-            lengths = torch.full((len(texts),), texts.values.shape[1], dtype=torch.int64, device=texts.values.device)
-        scores: Tensor = function(images.values, texts.values, lengths, images.lengths)
-        return scores
+
+def _lengths(texts: Features) -> Tensor:
+    if texts.lengths is not None:
+        return texts.lengths
+    return texts.values.new_full((len(texts),), texts.values.shape[1], dtype=torch.int64)
 
 
 class SCAN(CrossAttentionModel):

@@ -43,23 +43,20 @@ def evaluate_run(
     Returns the metrics with what they were measured on: ``dataset``, ``images``, ``captions``, ``folds``, and which
     ``weights`` (of which ``epoch``). With ``resamples``, ``intervals`` as `RetrievalRanks.report` has them.
     """
-    return evaluate_folds(run, split, [folds], resamples, level, seed, note)[0]
+    return evaluate_folds(run, split, [folds], note, resamples=resamples, level=level, seed=seed)[0]
 
 
 def evaluate_folds(
-    run: str | Path | LoadedRun,
-    split: str,
-    folds: Sequence[int],
-    resamples: int = 0,
-    level: float = 0.95,
-    seed: int = 0,
-    note: bool = True,
+    run: str | Path | LoadedRun, split: str, folds: Sequence[int], note: bool = True, **intervals: Any
 ) -> list[dict[str, Any]]:
-    """What `evaluate_run` returns for each number of folds; the split is encoded, and scored, once for all."""
+    """What `evaluate_run` returns for each number of folds; the split is encoded, and scored, once for all.
+
+    ``intervals``: the resamples, level and seed of `RetrievalRanks.report`.
+    """
     loaded = _loaded(run)
     _noted(RunFiles(loaded.folder).metrics)  # a damaged file is refused before the work
     results = []
-    for result in _measure([loaded], split, folds, None, resamples, level, seed):
+    for result in _measure([loaded], split, folds, **intervals):
         results.append({**result.pop("data"), "weights": loaded.which, "epoch": loaded.epoch, **result})
         if note:
             note_result(loaded.folder, split, results[-1])
@@ -90,7 +87,7 @@ def evaluate_ensemble(
     loaded = [_loaded(run) for run in runs]
     if not loaded:
         raise ValueError("runs: expected at least one, got none")
-    (result,) = _measure(loaded, split, [folds], weights, resamples, level, seed)
+    (result,) = _measure(loaded, split, [folds], weights, resamples=resamples, level=level, seed=seed)
     members = [{"run": str(run.folder), "weights": run.which, "epoch": run.epoch} for run in loaded]
     return {**result.pop("data"), "runs": members, "score_weights": weights and list(weights), **result}
 
@@ -99,10 +96,8 @@ def _measure(
     runs: Sequence[LoadedRun],
     split: str,
     folds: Sequence[int],
-    weights: Sequence[float] | None,
-    resamples: int,
-    level: float,
-    seed: int,
+    weights: Sequence[float] | None = None,
+    **intervals: Any,
 ) -> list[dict[str, Any]]:
     """The metrics of ``runs`` together for each number of folds, and under ``data`` what they were measured on."""
     pairs = [EncodedPairs(load_split(run.config.data, split), run.vocabulary) for run in runs]
@@ -112,10 +107,7 @@ def _measure(
     ranks = _ranker([run.model for run in runs], pairs, weights)
     data = pairs[0].data
     described = {"dataset": data.name, "images": len(data.images), "captions": len(data.captions)}
-    return [
-        {"data": {**described, "folds": number}, **ranks(folds=number).report(resamples, level, seed)}
-        for number in folds
-    ]
+    return [{"data": {**described, "folds": number}, **ranks(folds=number).report(**intervals)} for number in folds]
 
 
 def _ranker(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -479,6 +481,29 @@ def test_weights_are_named_as_in_checkpoints(model: str) -> None:
     other = build_model(replace(MODELS[model], backbone=GRID), 9)
     other.load_state_dict({name: torch.full_like(value, 2) for name, value in state.items()})
     assert all(bool((value == 2).all()) for value in other.state_dict().values())
+
+
+def test_a_model_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains with a loss beside it, in micro-batches, and is evaluated and mined with."""
+    page = (Path(__file__).resolve().parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    module = ModuleType("models_of_the_page")
+    exec(next(block for block in page.split("```python\n") if "BestRegions" in block).partition("```")[0], vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    model = replace(
+        MODELS["captioned scan"], matching=Component("models_of_the_page.BestRegions", {"image_dim": 48, "dim": 16})
+    )
+    changes = {**remining(remine_every=1), "epochs": 2, "warmup_epochs": 1, "micro_batch": 5}
+    run = train(replace(config_of(tmp_path / "run", "scan", **changes), model=model))
+    loaded, pairs = pairs_of(run, "val")
+    expected = retrieval_metrics_from_scores(all_scores(loaded, pairs), torch.from_numpy(pairs.caption_image))
+    assert evaluate(loaded.model, pairs) == pytest.approx(expected, abs=1e-3)
+    assert mine_run(run, 12, 6).texts.shape[1] == 12
+    images = loaded.model.encode_images(torch.from_numpy(pairs.data.images[:8]))
+    texts = loaded.model.encode_texts(pairs.tokens[:8], pairs.lengths[:8])
+    scores = loaded.model.scores(images, texts)
+    torch.testing.assert_close(scores.diagonal(), loaded.model.pair_scores(images, texts))
+    best = [(images.values[3] @ word).max() for word in texts.values[5, : int(pairs.lengths[5])]]
+    torch.testing.assert_close(scores[3, 5], torch.stack(best).mean())
 
 
 def spread_configs(folder: Path) -> dict[str, TrainConfig]:
