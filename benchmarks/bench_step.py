@@ -37,7 +37,7 @@ from aoq_ext.training.batches import Batch, PairBatches
 from aoq_ext.training.features import leaves, transform
 from aoq_ext.training.gradient import Place
 from aoq_ext.training.model import build_model
-from aoq_ext.training.objective import EmbeddingObjective, TrainingObjective, make_objective
+from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.step import StepFeatures, rows_of
 from aoq_ext.training.update import Update
@@ -116,7 +116,7 @@ class Steps:
         self.batches = PairBatches(self.pairs.captions, config.batch_size, config.seed, 1)
         self.losses = {"fused": self._objective(), "eager": self._objective()}
         eager = self.losses["eager"]
-        assert isinstance(eager, EmbeddingObjective)
+        assert self.model.embeds
         options = config.loss
         eager.function = partial(  # type: ignore[assignment]
             reference.adaptive_quintuplet_loss,
@@ -130,7 +130,7 @@ class Steps:
         )
 
     def _objective(self) -> TrainingObjective:
-        return make_objective(self.model, self.config.loss, self.config.loss.objective, "hardest", ALONE)
+        return TrainingObjective(self.model, self.config.loss, self.config.loss.objective, "hardest", ALONE)
 
     def batch(self, number: int) -> Batch:
         epoch, step = divmod(number, self.batches.steps_per_epoch)
@@ -152,7 +152,7 @@ class Steps:
             tokens, lengths = self.pairs.tokens_at(rows.text, device)
             groups = self.pairs.groups_at(rows.image[: rows.pairs], device)
         with laps.lap("encoders, forward"):
-            image, text, auxiliary = model.with_auxiliary(images, tokens, lengths, rows.pairs)
+            image, text, auxiliary = model(images, tokens, lengths, rows.pairs)
         cut = [transform(side, lambda leaf: leaf.detach().requires_grad_()) for side in (image, text)]
         with laps.lap("loss, forward"):
             value = self.losses[loss].loss(StepFeatures.of(cut[0], cut[1], rows, groups))

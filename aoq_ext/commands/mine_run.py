@@ -20,7 +20,6 @@ from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.load import LoadedRun, load_run
 from aoq_ext.training.mining import UNFINISHED, MiningOptions, mine_into, rules_of
-from aoq_ext.training.model import DualEncoder
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import load_split
 
@@ -78,7 +77,7 @@ def _look(
 
     known: the manifest of the lists in the folder.
     """
-    if parsed.report is not None and not isinstance(loaded.model, DualEncoder):
+    if parsed.report is not None and not loaded.model.embeds:
         raise ConfigError("report: expected none for a model that matches by scores")
     if known is None and parsed.authors_layout is None and parsed.earlier is None:
         return None, None

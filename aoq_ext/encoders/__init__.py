@@ -8,9 +8,9 @@ from aoq_ext.encoders.captioning import CaptioningLoss
 from aoq_ext.encoders.cross_attention import CrossAttention
 from aoq_ext.encoders.feature_store import FeatureStore
 from aoq_ext.encoders.image import ConvEncoder, GridBackbone
-from aoq_ext.encoders.matching import CrossAttentionModel, EmbeddingModel, Features, MatchingModel, quintuplet_scores
+from aoq_ext.encoders.model import EmbeddingModel, Features, MatchingModel, quintuplet_scores
 from aoq_ext.encoders.regions import GlobalImageEncoder, RegionEncoder
-from aoq_ext.encoders.scan import BFAN, SCAN
+from aoq_ext.encoders.scan import BFAN, SCAN, CrossAttentionModel
 from aoq_ext.encoders.score_matrix import PackedFeatures, score_blocks, score_matrix
 from aoq_ext.encoders.text import GRUEncoder
 from aoq_ext.encoders.vsrn import RegionGraphLayer, VSRNEncoder

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-8  # as in the released code of SCAN and BFAN
+Norm = Callable[[Tensor, Tensor | None], Tensor]
 _SLOPE = 0.1  # of the leaky rectifier of the "clipped" normalisations
 
 
@@ -52,26 +53,18 @@ def _none(products: Tensor, query_mask: Tensor | None) -> Tensor:
     return products
 
 
-def _clipped(products: Tensor, query_mask: Tensor | None) -> Tensor:
-    return F.leaky_relu(products, _SLOPE)
-
-
-def _clipped_l2(products: Tensor, query_mask: Tensor | None) -> Tensor:
-    return _l2(_clipped(products, query_mask), query_mask)
-
-
-def _clipped_l1(products: Tensor, query_mask: Tensor | None) -> Tensor:
-    return _l1(_clipped(products, query_mask), query_mask)
+def _clipped(norm: Norm) -> Norm:
+    return lambda products, query_mask: norm(F.leaky_relu(products, _SLOPE), query_mask)
 
 
 # How a fragment's products are normalised over the queries before the softmax over the fragments.
-FEATURE_NORMS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+FEATURE_NORMS: dict[str, Norm] = {
     "softmax": _softmax,
     "l2norm": _l2,
-    "clipped_l2norm": _clipped_l2,
+    "clipped_l2norm": _clipped(_l2),
     "l1norm": _l1,
-    "clipped_l1norm": _clipped_l1,
-    "clipped": _clipped,
+    "clipped_l1norm": _clipped(_l1),
+    "clipped": _clipped(_none),
     "no_norm": _none,
 }
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aoq_ext.encoders.padding import mask_of
+from aoq_ext.encoders.padding import clear, mask_of, padding_mask
 from aoq_ext.encoders.words import last_states
 
 
@@ -65,11 +65,8 @@ class CaptioningLoss(nn.Module):
         lengths: Tensor,  # (B,) integers from 2 to L
         region_lengths: Tensor | None = None,  # (B,); None: every image has R regions
     ) -> Tensor:  # ()
-        mask = None
-        if region_lengths is not None:
-            mask = mask_of(region_lengths, regions.shape[1])
-            regions = regions.masked_fill(~mask.unsqueeze(-1), 0.0)
-        encoded, last = self.encoder(self.dropout(self.project(regions)))  # (B, R, H), (1, B, H)
+        mask = padding_mask(regions, region_lengths)
+        encoded, last = self.encoder(self.dropout(self.project(clear(regions, mask))))  # (B, R, H), (1, B, H)
         state = last[0] if region_lengths is None else last_states(encoded, region_lengths)
         written = mask_of(lengths - 1, tokens.shape[1] - 1)  # (B, L - 1): words that have to be guessed
         states = torch.stack(self._states(encoded, mask, state, self.words(tokens[:, :-1])), dim=1)  # (B, L - 1, H)

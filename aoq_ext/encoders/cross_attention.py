@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aoq_ext._options import option_of
-from aoq_ext.encoders.padding import check_features, check_lengths, clear, mask_of
+from aoq_ext.encoders.padding import check_features, check_lengths, clear, mask_of, padding_mask
 from aoq_ext.encoders.score_grid import grid_scores
 from aoq_ext.encoders.score_rule import Fragments, ScoreRule
 
@@ -90,14 +90,11 @@ class CrossAttention(nn.Module):
         image_lengths: Tensor | None = None,  # (N,) integers from 1 to R; None: every image has R regions
     ) -> Tensor:  # (N, M)
         """The score of every image and every text."""
-        check_features(images, texts)
-        text_lengths = check_lengths("lengths", lengths, texts)
-        if image_lengths is not None:
-            check_lengths("image_lengths", image_lengths, images)
+        text_lengths = _checked(images, texts, lengths, image_lengths)
         if not len(images) or not len(texts):
             return images.new_zeros(len(images), len(texts), dtype=_working(images).dtype)
         chunk = self.chunk_elements or (_CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK)
-        mask = _mask(images, image_lengths)
+        mask = padding_mask(images, image_lengths)
         with torch.autocast(images.device.type, enabled=False):
             return grid_scores(
                 self.rule, _working(images), mask, _working(texts), text_lengths, chunk, self.kept_elements
@@ -111,24 +108,25 @@ class CrossAttention(nn.Module):
         image_lengths: Tensor | None = None,  # (B,) integers from 1 to R
     ) -> Tensor:  # (B,)
         """The score of each image and the text in the same place."""
-        check_features(images, texts)
+        text_lengths = _checked(images, texts, lengths, image_lengths)
         if len(images) != len(texts):
             raise ValueError(f"texts: expected as many as images, {len(images)}, got {len(texts)}")
-        text_lengths = check_lengths("lengths", lengths, texts)
-        if image_lengths is not None:
-            check_lengths("image_lengths", image_lengths, images)
         if not len(images):
             return images.new_zeros(0, dtype=_working(images).dtype)
         with torch.autocast(images.device.type, enabled=False):
-            image_mask, text_mask = _mask(images, image_lengths), mask_of(lengths, max(text_lengths))
+            image_mask, text_mask = padding_mask(images, image_lengths), mask_of(lengths, max(text_lengths))
             texts = texts[:, : max(text_lengths)]
             image_side = Fragments.of(clear(_working(images), image_mask), image_mask)
             text_side = Fragments.of(clear(_working(texts), text_mask), text_mask)
             return self.rule.each_pair(image_side, text_side)
 
 
-def _mask(features: Tensor, lengths: Tensor | None) -> Tensor | None:
-    return None if lengths is None else mask_of(lengths, features.shape[1])
+def _checked(images: Tensor, texts: Tensor, lengths: Tensor, image_lengths: Tensor | None) -> list[int]:
+    """-> the lengths of the texts"""
+    check_features(images, texts)
+    if image_lengths is not None:
+        check_lengths("image_lengths", image_lengths, images)
+    return check_lengths("lengths", lengths, texts)
 
 
 def _working(features: Tensor) -> Tensor:

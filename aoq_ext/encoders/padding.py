@@ -11,6 +11,11 @@ def mask_of(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def padding_mask(features: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """features: (B, F, ...); lengths: (B,), None where nothing is padded -> `mask_of` them: (B, F), or None"""
+    return None if lengths is None else mask_of(lengths, features.shape[1])
+
+
 def clear(features: Tensor, mask: Tensor | None) -> Tensor:
     """features: (B, F, D); mask: (B, F), or None where nothing is padded -> contiguous, with zeros where padded"""
     return (features if mask is None else features.masked_fill(~mask.unsqueeze(-1), 0.0)).contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aoq_ext.encoders.padding import mask_of
+from aoq_ext.encoders.padding import clear, padding_mask
 
 
 def projection(image_dim: int, dim: int) -> nn.Linear:
@@ -37,9 +37,8 @@ class RegionEncoder(nn.Module):
 
     def forward(self, images: Tensor, lengths: Tensor | None = None) -> Tensor:
         """images: (B, R, F); lengths: (B,), None where all have R regions -> (B, R, D)"""
-        if lengths is not None:  # before the map: NaN in the padding would reach its gradient
-            images = images.masked_fill(~mask_of(lengths, images.shape[1]).unsqueeze(-1), 0.0)
-        return F.normalize(self.project(images), dim=-1)
+        # Cleared before the map: NaN in the padding would reach its gradient.
+        return F.normalize(self.project(clear(images, padding_mask(images, lengths))), dim=-1)
 
 
 class GlobalImageEncoder(nn.Module):
@@ -72,6 +71,5 @@ class GlobalImageEncoder(nn.Module):
             if lengths is None:
                 images = images.mean(dim=1)
             else:
-                padding = ~mask_of(lengths, images.shape[1]).unsqueeze(-1)
-                images = images.masked_fill(padding, 0.0).sum(dim=1) / lengths.unsqueeze(1)
+                images = clear(images, padding_mask(images, lengths)).sum(dim=1) / lengths.unsqueeze(1)
         return F.normalize(self.project(images), dim=-1)

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor, nn
+
 from aoq_ext._options import option_of
 from aoq_ext.encoders.cross_attention import CrossAttention
-from aoq_ext.encoders.matching import CrossAttentionModel
+from aoq_ext.encoders.model import Features, MatchingModel
 from aoq_ext.encoders.regions import RegionEncoder
 from aoq_ext.encoders.words import BiGRUWordEncoder
 
 _LAMBDA_SOFTMAX = {"t2i": 9.0, "i2t": 4.0}
 _LAMBDA_LSE = {"t2i": 6.0, "i2t": 5.0}
+
+
+class CrossAttentionModel(MatchingModel):
+    """Encoders of regions and words, matched by cross attention: SCAN, BFAN.
+
+    Args:
+        image_encoder: (N, R, F) -> (N, R, D); called with the numbers of regions too where they differ.
+        text_encoder: tokens (M, L) and lengths (M,) -> (M, L, D).
+        attention: what makes scores of both.
+    """
+
+    matches_by = "score"
+
+    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module, attention: CrossAttention) -> None:
+        super().__init__(image_encoder, text_encoder)
+        self.attention = attention
+
+    def scores(self, images: Features, texts: Features) -> Tensor:
+        scores: Tensor = self.attention(images.values, texts.values, _lengths(texts), images.lengths)
+        return scores
+
+    def pair_scores(self, images: Features, texts: Features) -> Tensor:
+        return self.attention.pairs(images.values, texts.values, _lengths(texts), images.lengths)
+
+
+def _lengths(texts: Features) -> Tensor:
+    if texts.lengths is not None:
+        return texts.lengths
+    return texts.values.new_full((len(texts),), texts.values.shape[1], dtype=torch.int64)
 
 
 class SCAN(CrossAttentionModel):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from aoq_ext.encoders.feature_store import FeatureStore
-from aoq_ext.encoders.matching import Features, Scorer
+from aoq_ext.encoders.model import Features, MatchingModel
 
 
 class PackedFeatures:
@@ -24,18 +23,12 @@ class PackedFeatures:
         (2, torch.Size([1, 1, 8]))
     """
 
-    def __init__(
-        self,
-        batches: Iterable[Features],
-        device: torch.device | str = "cpu",
-        store: FeatureStore | None = None,
-    ) -> None:
+    def __init__(self, batches: Iterable[Features], store: FeatureStore | None = None) -> None:
         """``batches``: of vectors (N, D) or padded sequences (N, F, D), of any F; taken one at a time.
 
-        ``store``: where they are kept, on the CPU; by default a `FeatureStore` as it comes.
+        ``store``: where they are kept; by default a `FeatureStore` as it comes.
         """
-        target = torch.device(device)
-        store = store or (FeatureStore() if target.type == "cpu" else FeatureStore(in_memory=sys.maxsize))
+        store = store or FeatureStore()
         lengths = []
         self._vectors = False
         for batch in batches:
@@ -45,8 +38,8 @@ class PackedFeatures:
             length = values.new_full((len(batch),), size, dtype=torch.int64) if batch.lengths is None else batch.lengths
             length = length.to(values.device)
             mask = torch.arange(size, device=length.device) < length.unsqueeze(1)
-            store.add(store.everyones(values[mask]).to(target))
-            lengths.append(store.everyones(length).cpu())
+            store.add(store.processes.gather(values[mask]))
+            lengths.append(store.processes.gather(length).cpu())
         if not lengths:
             raise ValueError("batches: expected at least one")
         self.values = store.tensor()  # (all fragments, D)
@@ -72,28 +65,26 @@ class PackedFeatures:
 
 
 def score_blocks(
-    model: Scorer,
+    model: MatchingModel,
     images: Features | PackedFeatures,
     texts: Features | PackedFeatures,
     image_block: int = 512,
     text_block: int = 512,
-    device: torch.device | str | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Every block of the score matrix, on ``device`` (by default the model's): images, texts, their scores (n, m)."""
-    where = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    target = where if device is None else torch.device(device)
+    """Every block of the score matrix, on the model's device: images, texts, their scores (n, m)."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for first in range(0, len(images), image_block):
         rows = slice(first, min(first + image_block, len(images)))
-        image = images.rows(rows).to(target)
+        image = images.rows(rows).to(device)
         for other in range(0, len(texts), text_block):
             columns = slice(other, min(other + text_block, len(texts)))
             with torch.no_grad():
-                scores = model.scores(image, texts.rows(columns).to(target))
+                scores = model.scores(image, texts.rows(columns).to(device))
             yield rows, columns, scores
 
 
 def score_matrix(
-    model: Scorer,
+    model: MatchingModel,
     images: Features | PackedFeatures,
     texts: Features | PackedFeatures,
     image_block: int = 512,

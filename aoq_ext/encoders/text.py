@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aoq_ext.encoders.words import last_states
+
 UNKNOWN = 3  # the token of a word that is not in the vocabulary; those below it are no words (see `Vocabulary`)
 
 
@@ -49,5 +51,4 @@ class GRUEncoder(nn.Module):
             tokens = torch.where(forgotten & (tokens > UNKNOWN), UNKNOWN, tokens)
         # Reading past a caption's end costs less than packing does, and the states there are never looked at.
         states, _ = self.gru(self.dropout(self.words(tokens)))  # (B, L, hidden)
-        rows = torch.arange(len(tokens), device=tokens.device)
-        return F.normalize(self.project(states[rows, lengths - 1]), dim=-1)
+        return F.normalize(self.project(last_states(states, lengths)), dim=-1)

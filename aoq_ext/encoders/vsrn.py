@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aoq_ext.encoders.padding import mask_of
+from aoq_ext.encoders.padding import clear, padding_mask
 from aoq_ext.encoders.regions import projection
 from aoq_ext.encoders.words import last_states
 
@@ -97,12 +97,9 @@ class VSRNEncoder(nn.Module):
 
     def encode(self, images: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `forward` -> the images (B, D), and their regions after the graph convolutions (B, R, D)."""
-        mask = None if lengths is None else mask_of(lengths, images.shape[1])
-        if mask is not None:  # before the map: NaN in the padding would reach its gradient
-            images = images.masked_fill(~mask.unsqueeze(-1), 0.0)
-        regions = self.project(images)
-        if mask is not None:
-            regions = regions.masked_fill(~mask.unsqueeze(-1), 0.0)
+        mask = padding_mask(images, lengths)
+        # Cleared before the map, too: NaN in the padding would reach its gradient.
+        regions = clear(self.project(clear(images, mask)), mask)
         if self.norm_before_graph:
             regions = self._normalised(regions)
         for layer in self.graph:

@@ -74,7 +74,7 @@ class ModelConfig:
     product (aoq_ext.encoders.SCAN and BFAN). null: the two encoders."""
     auxiliary: Component | None = None
     """A loss of an image's regions and its caption, added to the other (aoq_ext.encoders.CaptioningLoss, with
-    aoq_ext.encoders.VSRNEncoder as the image encoder). null: none."""
+    aoq_ext.encoders.VSRNEncoder as the image encoder, or a model that scores regions). null: none."""
     auxiliary_weight: float = 1.0
     """What that loss, a mean over the batch, is multiplied with before it is added to the other, a sum."""
 

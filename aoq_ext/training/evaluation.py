@@ -10,40 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aoq_ext._files import write_bytes_atomically
 from aoq_ext._scalars import as_int, check_list
-from aoq_ext.metrics import (
-    RetrievalRanks,
-    ranks_from_embeddings,
-    ranks_from_scores,
-    retrieval_metrics,
-    retrieval_metrics_from_scores,
-)
+from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings, ranks_from_scores
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
-from aoq_ext.training.embed import embed_images, embed_texts
+from aoq_ext.training.encode import EncodedSplit
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.model import DualEncoder, ScoringModel
+from aoq_ext.training.model import Model
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.run import RunFiles
-from aoq_ext.training.scoring import ScoredSplit
 
 
-def evaluate(
-    model: DualEncoder | ScoringModel, pairs: EncodedPairs, folds: int = 1, processes: Processes = ALONE
-) -> dict[str, float]:
+def evaluate(model: Model, pairs: EncodedPairs, folds: int = 1, processes: Processes = ALONE) -> dict[str, float]:
     """The metrics of ``model`` on ``pairs``; with ``processes``, which all call this, each does a share."""
-    owners = torch.from_numpy(pairs.caption_image)
-    metrics: Callable[[], dict[str, float]]
-    if isinstance(model, DualEncoder):
-        embeddings = _embed(model, pairs, processes)
-        metrics = partial(retrieval_metrics, *embeddings, owners.to(embeddings[0].device), folds=folds)
-    else:
-        scores = ScoredSplit.encode(model, pairs, processes=processes).matrix(processes)
-        metrics = partial(retrieval_metrics_from_scores, scores, owners, folds=folds)
-    return processes.by_leader("evaluating", metrics)
+    ranks = _ranker([model], [pairs], processes=processes)
+    return processes.by_leader("evaluating", lambda: ranks(folds=folds).metrics())
 
 
 def evaluate_run(
@@ -60,23 +43,20 @@ def evaluate_run(
     Returns the metrics with what they were measured on: ``dataset``, ``images``, ``captions``, ``folds``, and which
     ``weights`` (of which ``epoch``). With ``resamples``, ``intervals`` as `RetrievalRanks.report` has them.
     """
-    return evaluate_folds(run, split, [folds], resamples, level, seed, note)[0]
+    return evaluate_folds(run, split, [folds], note, resamples=resamples, level=level, seed=seed)[0]
 
 
 def evaluate_folds(
-    run: str | Path | LoadedRun,
-    split: str,
-    folds: Sequence[int],
-    resamples: int = 0,
-    level: float = 0.95,
-    seed: int = 0,
-    note: bool = True,
+    run: str | Path | LoadedRun, split: str, folds: Sequence[int], note: bool = True, **intervals: Any
 ) -> list[dict[str, Any]]:
-    """What `evaluate_run` returns for each number of folds; the split is encoded, and scored, once for all."""
+    """What `evaluate_run` returns for each number of folds; the split is encoded, and scored, once for all.
+
+    ``intervals``: the resamples, level and seed of `RetrievalRanks.report`.
+    """
     loaded = _loaded(run)
     _noted(RunFiles(loaded.folder).metrics)  # a damaged file is refused before the work
     results = []
-    for result in _measure([loaded], split, folds, None, resamples, level, seed):
+    for result in _measure([loaded], split, folds, **intervals):
         results.append({**result.pop("data"), "weights": loaded.which, "epoch": loaded.epoch, **result})
         if note:
             note_result(loaded.folder, split, results[-1])
@@ -107,7 +87,7 @@ def evaluate_ensemble(
     loaded = [_loaded(run) for run in runs]
     if not loaded:
         raise ValueError("runs: expected at least one, got none")
-    (result,) = _measure(loaded, split, [folds], weights, resamples, level, seed)
+    (result,) = _measure(loaded, split, [folds], weights, resamples=resamples, level=level, seed=seed)
     members = [{"run": str(run.folder), "weights": run.which, "epoch": run.epoch} for run in loaded]
     return {**result.pop("data"), "runs": members, "score_weights": weights and list(weights), **result}
 
@@ -116,10 +96,8 @@ def _measure(
     runs: Sequence[LoadedRun],
     split: str,
     folds: Sequence[int],
-    weights: Sequence[float] | None,
-    resamples: int,
-    level: float,
-    seed: int,
+    weights: Sequence[float] | None = None,
+    **intervals: Any,
 ) -> list[dict[str, Any]]:
     """The metrics of ``runs`` together for each number of folds, and under ``data`` what they were measured on."""
     pairs = [EncodedPairs(load_split(run.config.data, split), run.vocabulary) for run in runs]
@@ -129,35 +107,22 @@ def _measure(
     ranks = _ranker([run.model for run in runs], pairs, weights)
     data = pairs[0].data
     described = {"dataset": data.name, "images": len(data.images), "captions": len(data.captions)}
-    return [
-        {"data": {**described, "folds": number}, **ranks(folds=number).report(resamples, level, seed)}
-        for number in folds
-    ]
+    return [{"data": {**described, "folds": number}, **ranks(folds=number).report(**intervals)} for number in folds]
 
 
 def _ranker(
-    models: Sequence[DualEncoder | ScoringModel], pairs: Sequence[EncodedPairs], weights: Sequence[float] | None
+    models: Sequence[Model],
+    pairs: Sequence[EncodedPairs],
+    weights: Sequence[float] | None = None,
+    processes: Processes = ALONE,
 ) -> Callable[..., RetrievalRanks]:
-    """``folds`` -> ranks, of all models together; where one of them matches by scores, all are given as scores."""
+    """``folds`` -> ranks, of all models together: by their embeddings, if all have them, else by all scores."""
     owners = torch.from_numpy(pairs[0].caption_image)
-    both = list(zip(models, pairs, strict=True))
-    embedded = [_embed(model, own) for model, own in both if isinstance(model, DualEncoder)]
-    if len(embedded) == len(models):
-        return partial(ranks_from_embeddings, embedded, owners.to(embedded[0][0].device), weights=weights)
-    rest = iter(embedded)
-    scores: list[Any] = []
-    for model, own in both:
-        if isinstance(model, ScoringModel):
-            scores.append(ScoredSplit.encode(model, own).matrix())
-        else:
-            images, texts = next(rest)
-            scores.append((images @ texts.T).cpu())
-    return partial(ranks_from_scores, scores, owners, weights=weights)
-
-
-def _embed(model: DualEncoder, pairs: EncodedPairs, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
-    images = embed_images(model, pairs.data.images, processes=processes)
-    return images, embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)
+    splits = (EncodedSplit.of(model, own, processes) for model, own in zip(models, pairs, strict=True))
+    if all(model.embeds for model in models):
+        embeddings = [split.vectors() for split in splits]
+        return partial(ranks_from_embeddings, embeddings, owners.to(embeddings[0][0].device), weights=weights)
+    return partial(ranks_from_scores, [split.matrix(processes) for split in splits], owners, weights=weights)
 
 
 def _loaded(run: str | Path | LoadedRun) -> LoadedRun:

@@ -108,7 +108,7 @@ class BatchGradient:
         tokens, lengths = self.pairs.tokens_at(rows.text[chunk], device)
         pairs = max(0, min(chunk.stop, rows.pairs) - chunk.start) if torch.is_grad_enabled() else 0
         with self.fabric.autocast():
-            image, text, auxiliary = self.model.with_auxiliary(images, tokens, lengths, pairs)
+            image, text, auxiliary = self.model(images, tokens, lengths, pairs)
         if auxiliary is not None:
             auxiliary = auxiliary * (self.auxiliary_weight * pairs / batch_size)
         return full_precision(image), full_precision(text), auxiliary

@@ -16,8 +16,8 @@ from aoq_ext.data import Tokenizer
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model
 from aoq_ext.training.config import ConfigError, TrainConfig
 from aoq_ext.training.defaults import torch_defaults
-from aoq_ext.training.embed import embed_images, embed_texts
-from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
+from aoq_ext.training.encode import encode_images, encode_texts
+from aoq_ext.training.model import Model, build_model
 from aoq_ext.training.parse import load_config
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.tokens import encode_captions, load_tokenizer
@@ -30,20 +30,20 @@ class LoadedRun:
     folder: Path
     which: str
     epoch: int  # of the weights, from 1
-    model: DualEncoder | ScoringModel
+    model: Model
     vocabulary: Tokenizer
     config: TrainConfig
 
     def embed_images(self, images: np.ndarray, batch_size: int = 512) -> Tensor:
         """images: (N, ...), as the data set stores them -> (N, D) float32"""
-        return embed_images(self._embedder(), images, batch_size)
+        return encode_images(self._embedder(), images, batch_size).values
 
     def embed_texts(self, captions: Sequence[str], batch_size: int = 2048) -> Tensor:
         """M captions -> (M, D) float32"""
-        return embed_texts(self._embedder(), *encode_captions(self.vocabulary, captions), batch_size)
+        return encode_texts(self._embedder(), *encode_captions(self.vocabulary, captions), batch_size).values
 
-    def _embedder(self) -> DualEncoder:
-        if not isinstance(self.model, DualEncoder):
+    def _embedder(self) -> Model:
+        if not self.model.embeds:
             raise ConfigError(
                 f"run: expected a model that matches by embeddings, got one that matches by scores in {self.folder}"
             )

@@ -21,13 +21,12 @@ from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
-from aoq_ext.training.embed import embed_images, embed_texts
+from aoq_ext.training.encode import EncodedSplit
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.model import DualEncoder, ScoringModel
+from aoq_ext.training.model import Model
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.reranking import rerank as rerank_listed
-from aoq_ext.training.scoring import ScoredSplit, pooled
 
 if TYPE_CHECKING:
     from aoq_ext.data import ImageTextData
@@ -106,7 +105,7 @@ def mine_into(
 
 
 def mine_model(
-    model: DualEncoder | ScoringModel,
+    model: Model,
     pairs: EncodedPairs,
     k_text: int = 300,
     k_image: int = 60,
@@ -129,9 +128,8 @@ def mine_model(
     k_text, k_image = as_int("k_text", k_text), as_int("k_image", k_image)
     k_text, k_image = min(k_text, len(pairs.tokens)), min(k_image, len(data.images))
     embeddings = None
-    if isinstance(model, DualEncoder):
-        images = embed_images(model, data.images, processes=processes)  # (N, D)
-        texts = embed_texts(model, pairs.tokens, pairs.lengths, processes=processes)  # (M, D)
+    if model.embeds:
+        images, texts = EncodedSplit.of(model, pairs, processes, options.work).vectors()  # (N, D), (M, D)
         embeddings = fingerprint_embeddings(images, texts)
         found = _mine(pairs, images, texts, k_text, k_image, options, processes)
     else:
@@ -152,7 +150,7 @@ def mine_model(
 
 
 def rules_of(
-    model: DualEncoder | ScoringModel,
+    model: Model,
     data: ImageTextData,
     k_text: int,
     k_image: int,
@@ -164,12 +162,12 @@ def rules_of(
         "k_text": min(k_text, len(data.captions)),
         "k_image": min(k_image, len(data.images)),
         **{name: getattr(options, name) for name in ("repeated_captions", *_RULES)},
-        "rerank": None if isinstance(model, DualEncoder) else rerank,
+        "rerank": None if model.embeds else rerank,
     }
 
 
 def _mine_by_scores(
-    model: ScoringModel,
+    model: Model,
     pairs: EncodedPairs,
     k_text: int,
     k_image: int,
@@ -180,8 +178,8 @@ def _mine_by_scores(
     for name in ("margin", "relative_margin", "max_score"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name}: expected none for a model that matches by scores, got {getattr(options, name)}")
-    split = ScoredSplit.encode(model, pairs, processes=processes, folder=options.work)
-    images, texts = (pooled(side, split.device, processes).to(split.device) for side in (split.images, split.texts))
+    split = EncodedSplit.of(model, pairs, processes, options.work)
+    images, texts = split.vectors(processes)
     every = len(images) * len(texts) <= ALL_PAIRS
     wide_text = len(texts) if every else min(len(texts), factor * (k_text + options.skip))
     wide_image = len(images) if every else min(len(images), factor * (k_image + options.skip))

@@ -13,7 +13,7 @@ from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from aoq_ext.training.config import ConfigError, TrainConfig, mined_at
 from aoq_ext.training.mining import mine_model
-from aoq_ext.training.model import DualEncoder, ScoringModel
+from aoq_ext.training.model import Model
 from aoq_ext.training.offline import OfflineLists, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.progress import TrainingProgress
@@ -44,7 +44,7 @@ class RunNegatives:
             self.given_fingerprint = lists.fingerprint()
             self.sampler = self._sampler(lists)
 
-    def prepare(self, epoch: int, model: DualEncoder | ScoringModel, progress: TrainingProgress) -> bool:
+    def prepare(self, epoch: int, model: Model, progress: TrainingProgress) -> bool:
         """Make `sampler` what ``epoch`` (from 0) draws from; returns whether that took mining with ``model``."""
         due = mined_at(self.config, epoch)
         mines = due is not None and (self.mined is None or self.mined["epoch"] != due)
@@ -72,7 +72,7 @@ class RunNegatives:
         """How long mining took before ``epoch``; None where there was none."""
         return self.mined["seconds"] if self.mined is not None and self.mined["epoch"] == epoch else None
 
-    def _recover(self, model: DualEncoder | ScoringModel, progress: TrainingProgress) -> OfflineLists:
+    def _recover(self, model: Model, progress: TrainingProgress) -> OfflineLists:
         """The lists that the restored checkpoint was trained with."""
         assert self.mined is not None
         epoch = self.mined["epoch"]
@@ -104,7 +104,7 @@ class RunNegatives:
         except ConfigError:  # missing or damaged
             return False
 
-    def _mine(self, model: DualEncoder | ScoringModel, epoch: int, progress: TrainingProgress) -> OfflineLists:
+    def _mine(self, model: Model, epoch: int, progress: TrainingProgress) -> OfflineLists:
         """Mine, and leave the lists, and no others, in the run's folder; returns them memory-mapped."""
         progress.mining()
         options, run = self.config.offline, str(self.files.folder)

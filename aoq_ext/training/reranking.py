@@ -25,8 +25,8 @@ from aoq_ext.mining.manifest import OtherProblem, data_of
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
+from aoq_ext.training.encode import EncodedSplit, gathered
 from aoq_ext.training.offline import fingerprint_weights
-from aoq_ext.training.scoring import ScoredSplit, gathered
 
 _BLOCK = 1 << 19  # candidates of the images of a block
 _SORTED = 1 << 22  # scores sorted together
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def rerank(
-    split: ScoredSplit,
+    split: EncodedSplit,
     listed: tuple[Tensor, Tensor],  # texts (N, K) of each image, images (M, L) of each text, int32; -1: no more
     skip: int,
     wanted: tuple[int, int],
@@ -54,7 +54,7 @@ def rerank(
     """
     candidates = _Candidates(*listed)
     finished = None if work is None else _Finished(work / _FOLDER, _problem(split, candidates))
-    scores = _Job(split, candidates, processes, finished, on_progress).scores()
+    scores = _Reranking(split, candidates, processes, finished, on_progress).scores()
     texts, images = (_hardest(side, found, skip, k) for side, found, k in zip(listed, scores, wanted, strict=True))
     return *texts, *images
 
@@ -146,10 +146,10 @@ class _Finished:
 
 
 @dataclass
-class _Job:
+class _Reranking:
     """One call of `rerank` in one process."""
 
-    split: ScoredSplit
+    split: EncodedSplit
     candidates: _Candidates
     processes: Processes
     finished: _Finished | None
@@ -207,7 +207,7 @@ class _Job:
             self.on_progress(MiningProgress(self.scored, total, kept, self.candidates.blocks))
 
 
-def _of_pairs(split: ScoredSplit, pairs: _Pairs) -> Tensor:
+def _of_pairs(split: EncodedSplit, pairs: _Pairs) -> Tensor:
     """-> (P,)"""
     images, counts = pairs.image.unique_consecutive(return_counts=True)
     texts = pairs.text.split(counts.tolist())
@@ -240,7 +240,7 @@ def _sorted(listed: Tensor, scores: Tensor, skip: int, k: int) -> tuple[Tensor, 
     return listed.gather(1, by_index.gather(1, order)), scores.gather(1, order)
 
 
-def _problem(split: ScoredSplit, candidates: _Candidates) -> dict[str, Any]:
+def _problem(split: EncodedSplit, candidates: _Candidates) -> dict[str, Any]:
     """What decides the scores of a block. The candidates were found by the features, so they stand for them."""
     lists = hashlib.sha256()
     for side in candidates.sides:

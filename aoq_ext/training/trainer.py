@@ -23,7 +23,7 @@ from aoq_ext.training.evaluation import evaluate
 from aoq_ext.training.journal import Journal, TrainingError
 from aoq_ext.training.model import build_model
 from aoq_ext.training.negatives import RunNegatives
-from aoq_ext.training.objective import TrainingObjective, make_objective
+from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.offline import fingerprint_data
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import start
@@ -164,7 +164,7 @@ class Trainer:
             self.journal.history.save(self.files.history)
 
     def _epoch(self, epoch: int) -> None:
-        objective = make_objective(self.model, self.config.loss, *self.phase(epoch), self.processes)
+        objective = TrainingObjective(self.model, self.config.loss, *self.phase(epoch), self.processes)
         if (
             self.negatives is not None
             and objective.objective != "online_triplet"

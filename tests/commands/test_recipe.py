@@ -34,7 +34,7 @@ from aoq_ext.training import (
 from aoq_ext.training.config import check, check_same_run, to_dict
 from aoq_ext.training.evaluation import evaluate_folds
 from aoq_ext.training.mining import mine_run
-from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
+from aoq_ext.training.model import build_model
 from aoq_ext.training.pairs import load_split
 from aoq_ext.training.recipe import Evaluation, Recipe, _evaluate, read_recipe, run_recipe
 from aoq_ext.training.schedule import learning_rate
@@ -147,7 +147,7 @@ def test_files_have_the_papers_parameters(model: str, data: str) -> None:
         assert config.loss.margin_online == 0.2
         with torch.device("meta"):
             built = build_model(config.model, 9)
-        assert isinstance(built, DualEncoder if model in ("vsrn", "vsepp") else ScoringModel)
+        assert built.embeds == (model in ("vsrn", "vsepp"))
         parts = (
             [config.model.matching]
             if config.model.matching
@@ -446,7 +446,7 @@ def test_the_recipes_of_the_bundled_data_make_regions_by_a_backbone(tmp_path: Pa
     results, _ = run(recipe)
     assert list(results) == ["round 1", "round 2"]
     loaded = load_run(recipe.second.run)
-    assert isinstance(loaded.model, ScoringModel) and isinstance(loaded.model.backbone, GridBackbone)
+    assert not loaded.model.embeds and isinstance(loaded.model.backbone, GridBackbone)
     for step in results:
         assert results[step]["test"]["images"] == 40
 

@@ -162,7 +162,6 @@ def make_modules() -> list[torch.nn.Module]:
 
 def trained(tmp_path: Path, model: str = "pictures") -> Any:
     from aoq_ext.training import LossConfig, OfflineConfig, evaluate_run, load_run, mine_run, train
-    from aoq_ext.training.model import DualEncoder
     from tests.training.test_scores import config_of
     from tests.training.test_toy import toy_config
 
@@ -183,7 +182,7 @@ def trained(tmp_path: Path, model: str = "pictures") -> Any:
     yield evaluate_run(run, "val", note=False, resamples=20)
     lists = mine_run(run, 5, 3)
     yield lists.texts, lists.images
-    if isinstance(run.model, DualEncoder):
+    if run.model.embeds:
         yield run.embed_texts(["a thing1"])
 
 

@@ -14,6 +14,7 @@ pytest.importorskip("lightning_fabric")
 
 from torch import nn
 
+from aoq_ext.encoders import EmbeddingModel
 from aoq_ext.training import (
     Component,
     ConfigError,
@@ -27,7 +28,7 @@ from aoq_ext.training import (
 )
 from aoq_ext.training.components import build_encoder
 from aoq_ext.training.config import OptimizerConfig, check, check_same_run, to_dict
-from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
+from aoq_ext.training.model import Model, build_model
 from aoq_ext.training.schedule import learning_rate
 from tests.training.test_toy import load_toy, toy_config
 
@@ -68,7 +69,7 @@ def test_a_model_of_the_papers_in_a_file(tmp_path: Path) -> None:
     config = load_config(path, micro_batch=32)
     assert config.model.matching == Component("aoq_ext.encoders.SCAN", {"image_dim": 8, "dim": 4})
     assert (config.micro_batch, config.accumulate) == (32, 1)
-    assert isinstance(build_model(config.model, 9), ScoringModel)
+    assert not build_model(config.model, 9).embeds
 
 
 def test_an_entry_that_a_run_was_started_without_had_its_default() -> None:
@@ -175,7 +176,7 @@ class Returns(nn.Module):
     ],
 )
 def test_what_an_encoder_returns_is_checked(image: object, text: object, message: str) -> None:
-    model = DualEncoder(Returns(image), Returns(text))
+    model = Model(EmbeddingModel(Returns(image), Returns(text)))
     with pytest.raises(ConfigError, match=message):
         model(torch.ones(3, 2), torch.ones(3, 2).long(), torch.ones(3).long())
 

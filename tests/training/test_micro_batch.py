@@ -19,15 +19,15 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from aoq_ext.data import Vocabulary
-from aoq_ext.encoders import GRUEncoder
+from aoq_ext.encoders import EmbeddingModel, GRUEncoder
 from aoq_ext.parallel import ALONE
 from aoq_ext.training import Component, ConfigError, History, LossConfig, ModelConfig, OptimizerConfig, load_run, train
 from aoq_ext.training.batches import Batch
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.features import concatenate, leaves, split
 from aoq_ext.training.gradient import BatchGradient, BatchResult, Place
-from aoq_ext.training.model import DualEncoder
-from aoq_ext.training.objective import make_objective
+from aoq_ext.training.model import Model
+from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.step import StepFeatures, StepRows, rows_of
@@ -70,7 +70,7 @@ class Setting:
         self.pairs = EncodedPairs(data, vocabulary)
         torch.manual_seed(0)
         text = GRUEncoder(len(vocabulary), 16, 16, 16, dropout=dropout, word_dropout=dropout)
-        self.model = DualEncoder(image or Flat(dropout=dropout), text).double()
+        self.model = Model(EmbeddingModel(image or Flat(dropout=dropout), text)).double()
         self.sampler = fake_lists(data).sampler(data.caption_image, 20, 10)
         self.batch = Batch(3, np.arange(1, 24), np.arange(1, 24) * 2)
 
@@ -85,7 +85,7 @@ class Setting:
     ) -> tuple[BatchResult, list[Tensor]]:
         fabric = fabric or Fabric(accelerator="cpu", devices=1)
         gradient = BatchGradient(self.model, self.pairs, fabric, micro_batch, weight)
-        loss = make_objective(self.model, LossConfig(objective=objective), objective, online, ALONE)  # type: ignore[arg-type]
+        loss = TrainingObjective(self.model, LossConfig(objective=objective), objective, online, ALONE)  # type: ignore[arg-type]
         self.model.zero_grad()
         batch = batch or self.batch
         result = gradient(rows_of(batch, self.sampler, objective), loss, Place(seed=5, step=3), len(batch))
@@ -124,10 +124,10 @@ def test_both_passes_drop_the_same() -> None:
         place.seed_torch(number)
         images = setting.pairs.images_at(rows.image[chunk], torch.device("cpu"))
         tokens = setting.pairs.tokens_at(rows.text[chunk], torch.device("cpu"))
-        parts.append(setting.model(images, *tokens))
-    images, texts = (torch.cat(side) for side in zip(*parts, strict=True))
-    torch.testing.assert_close(images[:23], result.features.image, rtol=1e-12, atol=1e-12)
-    loss = make_objective(setting.model, LossConfig(), "adaptive_quintuplet", "hardest", ALONE)
+        parts.append(setting.model(images, *tokens)[:2])
+    images, texts = (concatenate(side) for side in zip(*parts, strict=True))
+    torch.testing.assert_close(images.values[:23], result.features.image.values, rtol=1e-12, atol=1e-12)
+    loss = TrainingObjective(setting.model, LossConfig(), "adaptive_quintuplet", "hardest", ALONE)
     groups = setting.pairs.groups_at(rows.image[:23], torch.device("cpu"))
     setting.model.zero_grad()
     loss.loss(StepFeatures.of(images, texts, rows, groups)).backward()
@@ -152,23 +152,23 @@ class Remembering(Flat):
 def test_statistics_are_those_of_one_pass() -> None:
     setting = Setting(image=Remembering())
     setting.gradients("offline_triplet", "hardest", 10)
-    assert setting.model.image_encoder.seen == 6  # of 23 + 23 rows
-    assert setting.model.image_encoder.norm.num_batches_tracked == 6
+    assert setting.model.matching.image_encoder.seen == 6  # of 23 + 23 rows
+    assert setting.model.matching.image_encoder.norm.num_batches_tracked == 6
 
 
 def test_a_frozen_encoder_gets_no_gradient() -> None:
     setting = Setting()
-    setting.model.image_encoder.requires_grad_(False)
+    setting.model.matching.image_encoder.requires_grad_(False)
     _, gradients = setting.gradients("adaptive_quintuplet", "hardest", None)
     _, others = setting.gradients("adaptive_quintuplet", "hardest", 8)
-    assert all(parameter.grad is None for parameter in setting.model.image_encoder.parameters())
+    assert all(parameter.grad is None for parameter in setting.model.matching.image_encoder.parameters())
     torch.testing.assert_close(others, gradients, rtol=1e-10, atol=1e-10)
 
 
 def test_no_more_rows_than_a_micro_batch_are_encoded_together() -> None:
     setting = Setting()
     setting.gradients("adaptive_quintuplet", "hardest", 6)
-    assert setting.model.image_encoder.widest == 6
+    assert setting.model.matching.image_encoder.widest == 6
 
 
 class Held(nn.Module):
@@ -197,7 +197,7 @@ class _Hold(torch.autograd.Function):
 def test_memory_is_bounded() -> None:
     """The graphs alive at one time are of one micro-batch, whatever the batch."""
     setting = Setting()
-    setting.model.image_encoder.layers.insert(1, Held())
+    setting.model.matching.image_encoder.layers.insert(1, Held())
     most = {}
     for rows in (8, 32):
         for micro_batch in (4, None):
@@ -262,7 +262,7 @@ def test_accumulated_batches_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(
         fabric, "clip_gradients", lambda model, *_, **__: taken.extend(p.grad.clone() for p in model.parameters())
     )
-    loss = make_objective(setting.model, LossConfig(), "offline_triplet", "hardest", ALONE)
+    loss = TrainingObjective(setting.model, LossConfig(), "offline_triplet", "hardest", ALONE)
     update(pairs, loss, setting.sampler, 1e-3, measured=False)
     torch.testing.assert_close(taken, summed, rtol=1e-10, atol=1e-10)
     assert not all(torch.allclose(one, other) for one, other in zip(taken, whole))
@@ -286,7 +286,7 @@ def test_more_accumulated_batches_than_an_epoch_has_are_refused(tmp_path: Path) 
 def test_mixed_precision_learns(tmp_path: Path, micro_batch: int | None) -> None:
     run = train(toy_config(tmp_path / "run", **flat(precision="bf16-mixed", micro_batch=micro_batch, epochs=12)))
     assert History.load(RunFiles(run).history).epochs[-1]["validation"]["rsum"] > 300
-    assert load_run(run).model.image_encoder.layers[0].weight.dtype == torch.float32
+    assert load_run(run).model.matching.image_encoder.layers[0].weight.dtype == torch.float32
 
 
 def test_float16_is_refused_where_it_would_silently_be_something_else(tmp_path: Path) -> None:
@@ -330,8 +330,8 @@ def test_a_models_own_loss_is_weighted_and_of_the_pairs_alone() -> None:
     rows = rows_of(setting.batch, setting.sampler, "adaptive_quintuplet")
     images = setting.pairs.images_at(rows.image[:23], torch.device("cpu"))
     pairs = setting.pairs.tokens_at(rows.text[:23], torch.device("cpu"))
-    own = setting.model.with_auxiliary(images, *pairs, 23)[2]
-    image = list(setting.model.image_encoder.parameters())
+    own = setting.model(images, *pairs, 23)[2]
+    image = list(setting.model.matching.image_encoder.parameters())
     expected = [a + 0.5 * b for a, b in zip(without, torch.autograd.grad(own, image))]
     for micro_batch in (None, 5):
         result, gradients = setting.gradients("adaptive_quintuplet", "hardest", micro_batch, weight=0.5)

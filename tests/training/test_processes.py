@@ -113,7 +113,8 @@ def test_processes_train_what_one_does(tmp_path: Path, lists: Path) -> None:
 
 def same_model(rank: int, folder: Path) -> None:
     """Evaluation and mining of the same weights: the same numbers, to the bit, whatever the number of processes."""
-    from aoq_ext.training import embed, load_run
+    from aoq_ext.training import load_run
+    from aoq_ext.training.encode import encode_images, encode_texts
     from aoq_ext.training.evaluation import evaluate
     from aoq_ext.training.mining import mine_model
     from aoq_ext.training.pairs import EncodedPairs, load_split
@@ -123,10 +124,10 @@ def same_model(rank: int, folder: Path) -> None:
     run = load_run(folder / "round1")
     pairs = EncodedPairs(load_split(run.config.data, "train"), run.vocabulary)
     for batch_size in (7, 16, 100):
-        whole = embed.embed_images(run.model, pairs.data.images, batch_size)
-        assert torch.equal(embed.embed_images(run.model, pairs.data.images, batch_size, processes), whole)
-        texts = embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size)
-        assert torch.equal(embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size, processes), texts)
+        whole = encode_images(run.model, pairs.data.images, batch_size).values
+        assert torch.equal(encode_images(run.model, pairs.data.images, batch_size, processes).values, whole)
+        texts = encode_texts(run.model, pairs.tokens, pairs.lengths, batch_size).values
+        assert torch.equal(encode_texts(run.model, pairs.tokens, pairs.lengths, batch_size, processes).values, texts)
     assert evaluate(run.model, pairs, processes=processes) == evaluate(run.model, pairs)
     expected, got = (mine_model(run.model, pairs, 30, 15, True, processes=who) for who in (ALONE, processes))
     assert got.fingerprint() == expected.fingerprint()

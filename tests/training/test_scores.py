@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from lightning_fabric import Fabric
 
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary
-from aoq_ext.encoders import SCAN, quintuplet_scores
+from aoq_ext.encoders import SCAN, EmbeddingModel, Features, GlobalImageEncoder, GRUTextEncoder, quintuplet_scores
 from aoq_ext.metrics import retrieval_metrics_from_scores
 from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
@@ -38,16 +40,16 @@ from aoq_ext.training import (
 from aoq_ext.training.batches import Batch, PairBatches
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.diagnostics import BatchSimilarities, measure
+from aoq_ext.training.encode import EncodedSplit, encode_images, encode_texts
 from aoq_ext.training.evaluation import evaluate, evaluate_ensemble
 from aoq_ext.training.gradient import BatchGradient, Place
 from aoq_ext.training.mining import MiningOptions, mine_model
-from aoq_ext.training.model import DualEncoder, ScoringModel, build_model
-from aoq_ext.training.objective import make_objective
+from aoq_ext.training.model import Model, build_model
+from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.processes import start
 from aoq_ext.training.run import RunFiles
-from aoq_ext.training.scoring import ScoredSplit
-from aoq_ext.training.step import rows_of
+from aoq_ext.training.step import StepFeatures, rows_of
 from aoq_ext.training.update import Update
 from tests.processes import launch
 from tests.training.test_micro_batch import Stop, stop_at
@@ -80,6 +82,7 @@ MODELS: dict[str, ModelConfig] = {
         auxiliary_weight=0.5,
     ),
 }
+MODELS["captioned scan"] = replace(MODELS["scan"], auxiliary=MODELS["vsrn"].auxiliary, auxiliary_weight=0.5)
 
 
 GRID = Component("aoq_ext.encoders.GridBackbone", {"channels": [8, 6], "geometry": 0.1, "colour": 0.1})
@@ -102,28 +105,28 @@ def config_of(folder: Path, model: str, **changes: Any) -> TrainConfig:
 
 
 class Setting:
-    """SCAN in float64 and a batch."""
+    """A model, SCAN by default, in float64 and a batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ModelConfig = MODELS["scan"]) -> None:
         data = load_regions()
         vocabulary = Vocabulary.build(data.captions)
         self.pairs = EncodedPairs(data, vocabulary)
         torch.manual_seed(0)
-        model = build_model(MODELS["scan"], len(vocabulary))
-        assert isinstance(model, ScoringModel)
+        model = build_model(config, len(vocabulary))
         self.model = model.double()
-        self.model.matching.image_encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+        first = self.model.backbone or self.model.matching.image_encoder
+        first.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
         self.sampler = fake_lists(data).sampler(data.caption_image, 20, 10)
         self.batch = Batch(2, np.arange(1, 12), np.arange(1, 12) * 2)
 
     def gradients(self, objective: str, online: str, micro_batch: int | None) -> Any:
-        gradient = BatchGradient(self.model, self.pairs, Fabric(accelerator="cpu", devices=1), micro_batch, 1.0)
+        gradient = BatchGradient(self.model, self.pairs, Fabric(accelerator="cpu", devices=1), micro_batch, 0.5)
         options = LossConfig(objective=objective)  # type: ignore[arg-type]
-        loss = make_objective(self.model, options, objective, online, ALONE)
+        loss = TrainingObjective(self.model, options, objective, online, ALONE)
         rows = rows_of(self.batch, self.sampler, objective)
         self.model.zero_grad()
         result = gradient(rows, loss, Place(seed=0, step=2), len(self.batch))
-        return result, [parameter.grad.clone() for parameter in self.model.parameters()], loss
+        return result, [None if p.grad is None else p.grad.clone() for p in self.model.parameters()], loss
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +177,48 @@ def test_micro_batches_have_the_gradient_of_the_whole(objective: str, micro_batc
     torch.testing.assert_close(others, gradients, rtol=1e-10, atol=1e-10)
 
 
+def surrounded(frozen: bool = False) -> ModelConfig:
+    """SCAN on a linear map of the regions, with a loss of captions beside it, and nothing at random."""
+    auxiliary = MODELS["vsrn"].auxiliary
+    assert auxiliary is not None
+    return replace(
+        MODELS["scan"],
+        backbone=Component("tests.training.test_scores.Map", {"frozen": frozen}),
+        auxiliary=replace(auxiliary, args={**auxiliary.args, "dropout": 0.0}),
+    )
+
+
+class Map(torch.nn.Linear):
+    def __init__(self, frozen: bool) -> None:
+        super().__init__(48, 48)
+        self.requires_grad_(not frozen)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4, None])
+def test_a_scoring_model_with_a_backbone_and_a_loss_beside_it(micro_batch: int | None) -> None:
+    """The gradient is that of both losses, through the backbone; micro-batches change nothing."""
+    setting = Setting(surrounded())
+    result, gradients, loss = setting.gradients("adaptive_quintuplet", "hardest", micro_batch)
+    model, rows = setting.model, rows_of(setting.batch, setting.sampler, "adaptive_quintuplet")
+    images = setting.pairs.images_at(rows.image, torch.device("cpu"))
+    tokens, lengths = setting.pairs.tokens_at(rows.text, torch.device("cpu"))
+    assert model.backbone is not None and model.auxiliary is not None
+    regions = model.matching.encode_images(model.backbone(images))
+    own = 0.5 * model.auxiliary(regions.values[:11], tokens[:11], lengths[:11])
+    groups = setting.pairs.groups_at(rows.image[:11], torch.device("cpu"))
+    features = StepFeatures.of(regions, model.matching.encode_texts(tokens, lengths), rows, groups)
+    expected = torch.autograd.grad(loss.loss(features) + own, list(model.parameters()))
+    torch.testing.assert_close(result.auxiliary, own.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients, list(expected), rtol=1e-9, atol=1e-9)
+    assert all(bool(gradient.any()) for gradient in gradients)
+
+
+def test_a_frozen_backbone_under_a_scoring_model_gets_no_gradient() -> None:
+    whole, parts = (Setting(surrounded(frozen=True)).gradients("online_triplet", "all", size)[1] for size in (None, 4))
+    assert whole[:2] == parts[:2] == [None, None]
+    torch.testing.assert_close(parts[2:], whole[2:], rtol=1e-10, atol=1e-10)
+
+
 @pytest.fixture(scope="module", params=list(MODELS))
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mines its own negatives."""
@@ -184,13 +229,15 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_every_model_learns(run: Path) -> None:
     history = History.load(RunFiles(run).history)
-    assert history.epochs[-1]["validation"]["rsum"] > 200  # chance is about 150
+    # Chance is about 150; of 20 pictures the weights drawn at first say much: SCAN ends between 180 and 260.
+    least = 175 if "captioned" in str(run) else 200
+    assert history.epochs[-1]["validation"]["rsum"] > least
     assert history.epochs[3]["mining"]["seconds"] > 0
     for entry in history.steps:
         terms = sum(value for name, value in entry.items() if name.startswith("loss/"))
         assert terms == pytest.approx(entry["loss"], rel=1e-4)
     own = [entry.get("loss/auxiliary") for entry in history.steps]
-    if "vsrn" in str(run):
+    if load_run(run).config.model.auxiliary is not None:
         assert 0 < own[-1] < own[0]
     else:
         assert own == [None] * len(own)
@@ -234,9 +281,9 @@ def test_evaluation_is_that_of_all_scores(scan: Path, monkeypatch: pytest.Monkey
     result = evaluate_run(scan, "val", folds=2)
     assert result["rsum"] > expected["rsum"]  # among half of the images
     for name, value in (("_IMAGE_BLOCK", 3), ("_TEXT_BLOCK", 7), ("_IN_MEMORY", 10)):
-        monkeypatch.setattr(f"aoq_ext.training.scoring.{name}", value)
+        monkeypatch.setattr(f"aoq_ext.training.encode.{name}", value)
     assert evaluate(loaded.model, pairs) == pytest.approx(expected, abs=1e-3)
-    assert isinstance(ScoredSplit.encode(loaded.model, pairs).matrix(), np.memmap)
+    assert isinstance(EncodedSplit.of(loaded.model, pairs).matrix(), np.memmap)
 
 
 def test_runs_of_both_kinds_are_averaged(scan: Path, tmp_path: Path) -> None:
@@ -302,7 +349,7 @@ def test_reranking_is_the_models_scores_whatever_the_blocks(scan: Path, monkeypa
         np.testing.assert_allclose(found, np.take_along_axis(matrix, listed.astype(np.int64), 1), rtol=1e-5, atol=1e-5)
         assert (np.diff(found, axis=1) <= 0).all()
     for name, value in (
-        ("reranking._BLOCK", 1), ("reranking._SORTED", 30), ("scoring._POOLED", 7), ("scoring._FEATURES_IN_MEMORY", 0),
+        ("reranking._BLOCK", 1), ("reranking._SORTED", 30), ("encode._POOLED", 7), ("encode._FEATURES_IN_MEMORY", 0),
     ):  # fmt: skip
         monkeypatch.setattr(f"aoq_ext.training.{name}", value)
     others = reranked(scan)
@@ -329,8 +376,8 @@ def test_reranking_that_was_stopped_goes_on(scan: Path, tmp_path: Path, monkeypa
     content[len(content) // 2] ^= 1
     blocks[1].write_bytes(content)  # damaged
     scored = []
-    original = ScoredSplit.of_image
-    monkeypatch.setattr(ScoredSplit, "of_image", lambda *given: scored.append(given[1]) or original(*given))
+    original = EncodedSplit.of_image
+    monkeypatch.setattr(EncodedSplit, "of_image", lambda *given: scored.append(given[1]) or original(*given))
     again: list[MiningProgress] = []
     lists = reranked(scan, work=work, on_progress=again.append)
     assert lists.fingerprint() == expected.fingerprint() and (lists.text_scores == expected.text_scores).all()
@@ -343,12 +390,12 @@ def test_reranking_that_was_stopped_goes_on(scan: Path, tmp_path: Path, monkeypa
 
 def test_scores_that_are_no_numbers_are_refused(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would sort first, as the hardest."""
-    original = ScoredSplit.of_image
+    original = EncodedSplit.of_image
 
-    def broken(split: ScoredSplit, image: int, texts: torch.Tensor) -> torch.Tensor:
+    def broken(split: EncodedSplit, image: int, texts: torch.Tensor) -> torch.Tensor:
         return original(split, image, texts).where(torch.tensor(image != 3), torch.nan)
 
-    monkeypatch.setattr(ScoredSplit, "of_image", broken)
+    monkeypatch.setattr(EncodedSplit, "of_image", broken)
     with pytest.raises(
         ConfigError,
         match=r"matching: expected numbers as scores, got NaN for \d+ of .* pairs, first for image 3 and",
@@ -376,29 +423,87 @@ def test_what_does_not_fit_is_refused(scan: Path, tmp_path: Path) -> None:
     loaded = load_run(scan)
     with pytest.raises(ConfigError, match="run: expected a model that matches by embeddings, got one that matches by"):
         loaded.embed_texts(["a thing"])
-    both = ModelConfig(matching=MODELS["scan"].matching, auxiliary=MODELS["vsrn"].auxiliary)
-    with pytest.raises(ConfigError, match=r"model\.auxiliary: expected null with a model that matches by scores"):
-        build_model(both, 9)
+    model = ModelConfig(matching=Component("tests.training.test_scores.Vectors"), auxiliary=MODELS["vsrn"].auxiliary)
+    with pytest.raises(ValueError, match=r"image_encoder: expected encode\(images\) .* got GlobalImageEncoder with"):
+        build_model(model, 9)(torch.zeros(3, 2, 48), torch.ones(3, 2).long(), torch.ones(3).long(), pairs=3)
     with pytest.raises(ConfigError, match=r"matching.factory: expected an aoq_ext.encoders.MatchingModel, got Linear"):
         build_model(ModelConfig(matching=Component("torch.nn.Linear", {"in_features": 1, "out_features": 1})), 9)
     with pytest.raises(ConfigError, match=r"model.auxiliary: expected an image encoder with encode\(images\) -> emb"):
         build_model(replace(MODELS["vsepp"], auxiliary=MODELS["vsrn"].auxiliary), 9)
-    wrong = ScoringModel(SCAN(9, image_dim=4, dim=4, word_dim=4))
+    wrong = Model(SCAN(9, image_dim=4, dim=4, word_dim=4))
     wrong.matching.scores = lambda images, texts: torch.zeros(2)  # type: ignore[method-assign]
     features = wrong.encode_images(torch.zeros(3, 2, 4))
     with pytest.raises(ConfigError, match=r"expected scores to return floating-point numbers of shape \(3, 3\), got"):
         wrong.scores(features, features)
 
 
-class Embedding(SCAN):
-    """A matching model of the other kind."""
+class Vectors(EmbeddingModel):
+    """A matching model that scores, and has no regions."""
 
-    matches_by = "embedding"
+    matches_by = "score"
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__(GlobalImageEncoder(48, 16), GRUTextEncoder(vocabulary_size, 16, 16))
 
 
-def test_a_matching_model_of_embeddings_gives_its_encoders() -> None:
-    model = build_model(ModelConfig(matching=Component("tests.training.test_scores.Embedding", {"image_dim": 4})), 9)
-    assert isinstance(model, DualEncoder)
+class Scaled(EmbeddingModel):
+    """A matching model of embeddings, which encodes images in its own way."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__(GlobalImageEncoder(48, 16), GRUTextEncoder(vocabulary_size, 16, 16))
+        self.scale = torch.nn.Parameter(torch.tensor(3.0))
+
+    def encode_images(self, images: torch.Tensor, lengths: torch.Tensor | None = None) -> Features:
+        return Features(super().encode_images(images, lengths).values * self.scale)
+
+
+def test_a_matching_model_of_embeddings_is_taken_whole(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", "vsepp", epochs=1)
+    loaded = load_run(
+        train(replace(config, model=ModelConfig(matching=Component("tests.training.test_scores.Scaled"))))
+    )
+    scale = loaded.model.matching.scale
+    assert scale != 3
+    lengths = loaded.embed_images(load_regions("val").images).norm(dim=1)
+    torch.testing.assert_close(lengths, scale.detach().expand_as(lengths))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_are_named_as_in_checkpoints(model: str) -> None:
+    """Encoders of embeddings without a prefix, a scoring model under ``matching``; in the order of the parameters."""
+    built = build_model(replace(MODELS[model], backbone=GRID), 9)
+    state, names = built.state_dict(), [name for name, _ in built.named_parameters()]
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in state))
+    encoders = ["image_encoder", "text_encoder"] if built.embeds else ["matching"]
+    assert parts == ["backbone", *encoders] + ["auxiliary"] * (built.auxiliary is not None)
+    as_parameters = [name if name in state else name.removeprefix("matching.") for name in names]
+    assert as_parameters == [name for name in state if name in as_parameters]
+    other = build_model(replace(MODELS[model], backbone=GRID), 9)
+    other.load_state_dict({name: torch.full_like(value, 2) for name, value in state.items()})
+    assert all(bool((value == 2).all()) for value in other.state_dict().values())
+
+
+def test_a_model_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains with a loss beside it, in micro-batches, and is evaluated and mined with."""
+    page = (Path(__file__).resolve().parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    module = ModuleType("models_of_the_page")
+    exec(next(block for block in page.split("```python\n") if "BestRegions" in block).partition("```")[0], vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    model = replace(
+        MODELS["captioned scan"], matching=Component("models_of_the_page.BestRegions", {"image_dim": 48, "dim": 16})
+    )
+    changes = {**remining(remine_every=1), "epochs": 2, "warmup_epochs": 1, "micro_batch": 5}
+    run = train(replace(config_of(tmp_path / "run", "scan", **changes), model=model))
+    loaded, pairs = pairs_of(run, "val")
+    expected = retrieval_metrics_from_scores(all_scores(loaded, pairs), torch.from_numpy(pairs.caption_image))
+    assert evaluate(loaded.model, pairs) == pytest.approx(expected, abs=1e-3)
+    assert mine_run(run, 12, 6).texts.shape[1] == 12
+    images = loaded.model.encode_images(torch.from_numpy(pairs.data.images[:8]))
+    texts = loaded.model.encode_texts(pairs.tokens[:8], pairs.lengths[:8])
+    scores = loaded.model.scores(images, texts)
+    torch.testing.assert_close(scores.diagonal(), loaded.model.pair_scores(images, texts))
+    best = [(images.values[3] @ word).max() for word in texts.values[5, : int(pairs.lengths[5])]]
+    torch.testing.assert_close(scores[3, 5], torch.stack(best).mean())
 
 
 def spread_configs(folder: Path) -> dict[str, TrainConfig]:
@@ -428,10 +533,11 @@ def spread_in_files(folder: Path, loaded: Any, pairs: EncodedPairs, processes: P
     expected, inner = mine_model(loaded.model, pairs, 12, 6, True), folder / "features"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aoq_ext.training.reranking._BLOCK", 1000)
-        patch.setattr("aoq_ext.training.scoring._FEATURES_IN_MEMORY", 0)
-        split = ScoredSplit.encode(loaded.model, pairs, 7, processes, inner)
-        alone = ScoredSplit.encode(loaded.model, pairs, 7)
-        for one, two in ((split.images, alone.images), (split.texts, alone.texts)):
+        patch.setattr("aoq_ext.training.encode._FEATURES_IN_MEMORY", 0)
+        for encode, side in (
+            (encode_images, (pairs.data.images,)), (encode_texts, (pairs.tokens, pairs.lengths)),
+        ):  # fmt: skip
+            one, two = (encode(loaded.model, *side, 7, who, inner) for who in (processes, ALONE))
             assert torch.equal(one.values, two.values) and torch.equal(one.lengths, two.lengths)
         assert not list(inner.iterdir())
         options = MiningOptions(work=folder / "work")
@@ -486,7 +592,7 @@ def gradients_of_a_step(config: TrainConfig, clip_norm: float) -> torch.Tensor:
     torch.manual_seed(0)
     model = build_model(config.model, len(vocabulary))
     update = Update(config, fabric, ALONE, model, pairs)
-    objective = make_objective(model, config.loss, "online_triplet", "all", update.processes)
+    objective = TrainingObjective(model, config.loss, "online_triplet", "all", update.processes)
     batch = next(iter(PairBatches(pairs.captions, config.batch_size, 0, config.accumulate).epoch(0)))
     update(batch, objective, None, lr=1e-3, measured=False)
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])

@@ -77,7 +77,7 @@ def test_a_released_vocabulary(tmp_path: Path, words: Path) -> None:
     words.unlink()  # the run has a copy
     loaded = load_run(run)
     assert isinstance(loaded.vocabulary, Vocabulary) and loaded.vocabulary.words[-2:] == ["zebra", "yak"]
-    assert loaded.model.text_encoder.words.num_embeddings == len(loaded.vocabulary)  # type: ignore[union-attr]
+    assert loaded.model.matching.text_encoder.words.num_embeddings == len(loaded.vocabulary)  # type: ignore[union-attr]
     assert evaluate_run(loaded, "val")["rsum"] > 0
     assert loaded.embed_texts(["a zebra"]).shape[0] == 1
 

@@ -1,16 +1,18 @@
-"""How a model matches: by dot products of embeddings, or by a score of features."""
+"""What a model is, for training, evaluation and mining alike: encoders of both sides, and a score of what they made.
+
+It *embeds*, when an image and a text become a vector each and their score is the product of the two, or it *scores*,
+when only the model itself can say how well the features of an image and a text match. `MatchingModel` is the interface
+of both; `EmbeddingModel` is all there is to the first kind, `aoq_ext.encoders.SCAN` an example of the second.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from aoq_ext.encoders.cross_attention import CrossAttention
 
 
 @dataclass(frozen=True)
@@ -38,27 +40,56 @@ class Features:
 class MatchingModel(nn.Module, ABC):
     """Two encoders and what makes scores of their features.
 
-    ``matches_by`` says which loss and which mining suit it: ``"embedding"`` (a score is a dot product of two vectors:
-    `AdaptiveQuintupletLoss` on ``values``, whose kernels never write the score matrix) or ``"score"``
-    (`AdaptiveQuintupletScoreLoss` on what `quintuplet_scores` returns).
+    A model of your own derives from it and says what ``matches_by`` and the two kinds of scores are.
+
+    =================  =====================================  ===============================================
+    ``matches_by``     ``"embedding"``                        ``"score"``
+    =================  =====================================  ===============================================
+    features           ``values`` (N, D)                      whatever it scores, as regions (N, R, D)
+    scores             products of the vectors                the model's
+    loss               `AdaptiveQuintupletLoss` on            `AdaptiveQuintupletScoreLoss` on what
+                       ``values``: no score matrix            `quintuplet_scores` returns
+    mining             exact, by the vectors                  candidates by the mean of ``values``, then scores
+    =================  =====================================  ===============================================
     """
 
-    matches_by: ClassVar[Literal["embedding", "score"]]
+    matches_by: Literal["embedding", "score"]
 
     def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
 
+    @property
+    def embeds(self) -> bool:
+        return self.matches_by == "embedding"
+
     def encode_images(self, images: Tensor, lengths: Tensor | None = None) -> Features:
         """images: (N, ...), floating point; lengths: (N,), of images with differing numbers of regions"""
-        values = self.image_encoder(images) if lengths is None else self.image_encoder(images, lengths)
-        return Features(values, lengths if values.dim() == 3 else None)
+        return _features(self.image_encoder(images, *_given(lengths)), lengths)
 
     def encode_texts(self, tokens: Tensor, lengths: Tensor) -> Features:
         """tokens: (M, L) integers; lengths: (M,)"""
-        values = self.text_encoder(tokens, lengths)
-        return Features(values, lengths if values.dim() == 3 else None)
+        return _features(self.text_encoder(tokens, lengths), lengths)
+
+    def encode_regions(self, images: Tensor, lengths: Tensor | None = None) -> tuple[Features, Features]:
+        """As `encode_images`, and the regions (N, R, D) that a loss beside the matching reads.
+
+        These are what ``image_encoder.encode(images) -> features, regions`` gives, where there is such a method; else
+        the features themselves.
+        """
+        encode = getattr(self.image_encoder, "encode", None)
+        if callable(encode):
+            values, regions = encode(images, *_given(lengths))
+            return _features(values, lengths), _features(regions, lengths)
+        features = self.encode_images(images, lengths)
+        if features.values.dim() != 3:
+            raise ValueError(
+                f"image_encoder: expected encode(images) -> features, regions, or features of shape (N, R, D), for a "
+                f"loss of the regions, got {type(self.image_encoder).__name__} with features of shape "
+                f"{tuple(features.values.shape)}"
+            )
+        return features, features
 
     @abstractmethod
     def scores(self, images: Features, texts: Features) -> Tensor:
@@ -81,49 +112,8 @@ class EmbeddingModel(MatchingModel):
         return (images.values * texts.values).sum(dim=-1)
 
 
-class CrossAttentionModel(MatchingModel):
-    """Encoders of regions and words, matched by cross attention: SCAN, BFAN.
-
-    Args:
-        image_encoder: (N, R, F) -> (N, R, D); called with the numbers of regions too where they differ.
-        text_encoder: tokens (M, L) and lengths (M,) -> (M, L, D).
-        attention: what makes scores of both.
-    """
-
-    matches_by = "score"
-
-    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module, attention: CrossAttention) -> None:
-        super().__init__(image_encoder, text_encoder)
-        self.attention = attention
-
-    def scores(self, images: Features, texts: Features) -> Tensor:
-        return self._call(self.attention, images, texts)
-
-    def pair_scores(self, images: Features, texts: Features) -> Tensor:
-        return self._call(self.attention.pairs, images, texts)
-
-    @staticmethod
-    def _call(function: object, images: Features, texts: Features) -> Tensor:
-        assert callable(function)
-        lengths = texts.lengths
-        if lengths is None:
-            lengths = torch.full((len(texts),), texts.values.shape[1], dtype=torch.int64, device=texts.values.device)
-        scores: Tensor = function(images.values, texts.values, lengths, images.lengths)
-        return scores
-
-
-class Scorer(Protocol):
-    """A `MatchingModel`, or what scores as one."""
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def scores(self, images: Features, texts: Features) -> Tensor: ...
-
-    def pair_scores(self, images: Features, texts: Features) -> Tensor: ...
-
-
 def quintuplet_scores(
-    model: Scorer,
+    model: MatchingModel,
     image: Features,  # x, of B
     text: Features,  # y
     hard_image: Features | None = None,
@@ -145,3 +135,12 @@ def quintuplet_scores(
         if left is not None and right is not None:
             scores[name] = model.pair_scores(left, right)
     return scores
+
+
+def _features(values: Tensor, lengths: Tensor | None) -> Features:
+    """What an encoder returned; vectors have no lengths."""
+    return Features(values, lengths if getattr(values, "ndim", None) == 3 else None)
+
+
+def _given(lengths: Tensor | None) -> tuple[Tensor, ...]:
+    return () if lengths is None else (lengths,)
