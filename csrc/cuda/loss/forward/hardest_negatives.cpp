@@ -31,15 +31,15 @@ Outputs select(const DeviceScope& scope, LoadedEmbeddings<Element> loaded, const
 }
 
 Outputs hardest_negatives(Tensor image, Tensor text, std::optional<Tensor> group_ids, bool allow_tf32) {
-  check_embeddings(image, text, {}, {}, {}, {}, Objective::kOnlineTriplet);
+  const LossParams params{.objective = Objective::kOnlineTriplet,
+                          .online = Online::kHardest,
+                          .similarity = Similarity::kDot,
+                          .allow_tf32 = allow_tf32};
+  const EmbeddingOperands given = checked({image, text}, params.objective);
   const DeviceScope scope(image);
   const std::optional<Tensor> groups = load_group_ids(group_ids, image, image.size(0));
-  return dispatch_element(image, [&](auto zero) {
-    return select(scope,
-                  LoadedEmbeddings<decltype(zero)>(image, text, {}, {}, {}, {}, Objective::kOnlineTriplet,
-                                                   Similarity::kDot, allow_tf32),
-                  groups);
-  });
+  return dispatch_element(
+      image, [&](auto zero) { return select(scope, LoadedEmbeddings<decltype(zero)>(given, params), groups); });
 }
 
 }  // namespace
