@@ -39,7 +39,7 @@ from aoq_ext.training.gradient import Place
 from aoq_ext.training.model import build_model
 from aoq_ext.training.objective import EmbeddingObjective, TrainingObjective, make_objective
 from aoq_ext.training.pairs import EncodedPairs, load_split
-from aoq_ext.training.step import StepFeatures, rows_of
+from aoq_ext.training.step import Step, StepFeatures, StepRows, rows_of
 from aoq_ext.training.update import Update
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -111,7 +111,7 @@ class Steps:
         self.fabric = Fabric(accelerator="cpu", devices=1)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, len(vocabulary))
-        self.update = Update(config, self.fabric, ALONE, self.model, self.pairs)
+        self.update = Update(config, self.fabric, ALONE, self.model)
         self.sampler = random_lists(data, config.offline.top_texts, config.offline.top_images)
         self.batches = PairBatches(self.pairs.captions, config.batch_size, config.seed, 1)
         self.losses = {"fused": self._objective(), "eager": self._objective()}
@@ -136,10 +136,14 @@ class Steps:
         epoch, step = divmod(number, self.batches.steps_per_epoch)
         return next(iter(self.batches.epoch(epoch, first_step=step)))
 
+    def read(self, batch: Batch) -> StepRows:
+        return self.pairs.rows(rows_of(batch, self.sampler, self.config.loss.objective))
+
     def whole(self, batch: Batch, loss: str, laps: Laps) -> None:
         """As `aoq train` takes it."""
         with laps.lap("whole"):
-            self.update(batch, self.losses[loss], self.sampler, self.config.optimizer.lr, measured=False)
+            step = Step(batch.step, len(batch), [self.read(batch)])
+            self.update(step, self.losses[loss], self.config.optimizer.lr, measured=False)
 
     def in_parts(self, batch: Batch, loss: str, laps: Laps) -> None:
         """The same step, with the graph cut between the encoders and the loss."""
@@ -147,15 +151,14 @@ class Steps:
         optimizer.zero_grad()
         Place(self.config.seed, batch.step).seed_torch()
         with laps.lap("data"):
-            rows = rows_of(batch, self.sampler, self.config.loss.objective)
-            images = self.pairs.images_at(rows.image, device)
-            tokens, lengths = self.pairs.tokens_at(rows.text, device)
-            groups = self.pairs.groups_at(rows.image[: rows.pairs], device)
+            rows = self.read(batch)
+            whole = rows.chunks(None)[0]
+            images, (tokens, lengths) = rows.images_at(whole, device), rows.texts_at(whole, device)
         with laps.lap("encoders, forward"):
             image, text, auxiliary = model.with_auxiliary(images, tokens, lengths, rows.pairs)
         cut = [transform(side, lambda leaf: leaf.detach().requires_grad_()) for side in (image, text)]
         with laps.lap("loss, forward"):
-            value = self.losses[loss].loss(StepFeatures.of(cut[0], cut[1], rows, groups))
+            value = self.losses[loss].loss(StepFeatures.of(cut[0], cut[1], rows, rows.group_ids))
         with laps.lap("loss, backward"):
             value.backward()  # type: ignore[no-untyped-call]
         with laps.lap("encoders, backward"):
