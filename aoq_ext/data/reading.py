@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
 import pickle
 import random
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +61,18 @@ class RowReader:
         packed = io.BytesIO()
         _Pickler(packed).dump(self.images)
         return _unpacked, (packed.getvalue(),)
+
+
+def end_with_parent(worker: int) -> None:
+    """For a process that reads: end at once when the process it reads for is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Pickler(ForkingPickler):

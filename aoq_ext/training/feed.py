@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import signal
-import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from aoq_ext._machine import available_cores
 from aoq_ext.data import DataError, ImageRows
 from aoq_ext.data.image_rows import is_in_memory
-from aoq_ext.data.reading import RowReader, Unread
+from aoq_ext.data.reading import RowReader, Unread, end_with_parent
 from aoq_ext.mining.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import Processes
 from aoq_ext.training import streams
@@ -33,8 +34,9 @@ class Feed:
     """The steps of one process. Their numbers are drawn here, and captions are in memory; only images are read ahead.
 
     The processes that read are started at the first step and kept to the end of the run: they know nothing of epochs
-    and of offline negatives. They are started anew instead of forked, since this one has threads and perhaps a GPU, and
-    a reader may hold files whose position a fork would share. Close it when no more is needed.
+    and of offline negatives. They are no forks of this one, which has threads and perhaps a GPU, and whose open files a
+    fork would share with their positions, but of a server that has only imported what they need. Close the feed when no
+    more is needed.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class Feed:
         workers = _count_workers(config.data.workers, pairs.data.images)
         options: dict[str, Any] = {}
         if workers:
+            multiprocessing.get_context("forkserver").set_forkserver_preload([RowReader.__module__])
             options = {
                 "prefetch_factor": config.data.prefetch,
                 "persistent_workers": True,
-                "multiprocessing_context": "spawn",
+                "worker_init_fn": end_with_parent,
+                "multiprocessing_context": "forkserver",
             }
         self._loader: DataLoader[Tensor | Unread] = DataLoader(
             RowReader(pairs.data.images),  # type: ignore[arg-type]
@@ -100,19 +104,16 @@ class Feed:
                 yield seed, rows_of(own, sampler, objective)
 
     def _start(self) -> None:
-        first = self._reading is None and self._loader.num_workers > 0
-        handler = signal.getsignal(signal.SIGCHLD) if first else None
         try:
-            self._reading = iter(self._loader)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Got pickle error")  # the error itself says it better
+                self._reading = iter(self._loader)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             images = self.pairs.data.images
             raise ConfigError(
                 f"data.workers: expected images that can be pickled, since other processes read them, got "
                 f"{type(images).__name__} ({error}); give it __getstate__ and __setstate__, or set data.workers to 0"
             ) from error
-        # torch would raise at any line of this process when one that reads ends; it is noticed where it is waited for.
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, handler)
 
     def _next(self, step: int) -> tuple[RowNumbers, Tensor]:
         try:
