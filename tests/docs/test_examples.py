@@ -190,7 +190,9 @@ def test_a_configuration_trains_evaluates_and_mines(name, copied, tmp_path, monk
         config.write_text(text, encoding="utf-8")
     monkeypatch.chdir(folder)
     run, lists = str(tmp_path / "run"), tmp_path / "lists"
-    short = "--data.loader test_examples.load_few --epochs 2 --warmup_epochs 1 --batch_size 12 --accelerator cpu"
+    short = (
+        "--data.loader tests.docs.test_examples.load_few --epochs 2 --warmup_epochs 1 --batch_size 12 --accelerator cpu"
+    )
     assert cli.main(["train", "--config", str(config), "--run", run, *short.split()]) == 0
     assert cli.main(["eval", "--run", run, "--split", "test"]) == 0
     assert cli.main(["mine", "--run", run, "--out", str(lists)]) == 0

@@ -149,7 +149,7 @@ def test_what_a_loader_returns_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
 ) -> None:
     monkeypatch.setattr("tests.training.test_toy.load_toy", lambda split: change(load_toy(split)))
-    with pytest.raises(ConfigError, match=rf"data.loader: test_training_toy.load_toy\('train'\): .*{message}"):
+    with pytest.raises(ConfigError, match=rf"data.loader: tests.training.test_toy.load_toy\('train'\): .*{message}"):
         train(toy_config(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
