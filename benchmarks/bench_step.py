@@ -244,7 +244,8 @@ def time_feed(steps: Steps, workers: int | None, count: int) -> Laps:
             into = laps if number >= WARM_STEPS else Laps()
             with into.lap("step"):
                 with into.lap("wait"):
-                    step = next(reading)
+                    coming = next(reading)
+                step = coming  # only now is the step before given back, which is no waiting
                 steps.update(step, objective, config.optimizer.lr, measured=False)
     return laps
 
