@@ -102,7 +102,7 @@ class SelectedRows(LazyRows):
 
 def select_rows(images: ImageRows, rows: NDArray[np.int64]) -> ImageRows:
     """The given rows: a copy of those in memory, an unread view of all others. rows: (N',) in [0, N)"""
-    if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
+    if is_in_memory(images):
         copied: NDArray[Any] = images[rows]
         return copied
     steps = np.unique(np.diff(rows))
@@ -118,31 +118,36 @@ def read_rows(images: ImageRows, rows: NDArray[np.int64]) -> NDArray[Any]:
     An index alone would wait for one page after the other, which takes several times as long when the file is not in
     the page cache.
     """
-    if isinstance(images, np.memmap):
-        _prefetch(images, rows)
+    if isinstance(images, np.ndarray) and (file := mapped_file(images)) is not None:
+        _prefetch(images, file, rows)
     read: NDArray[Any] = images[rows]
     return read
 
 
-def _prefetch(images: NDArray[Any], rows: NDArray[np.int64]) -> None:
-    root = images
+def is_in_memory(images: ImageRows) -> bool:
+    """Whether a row costs no more than its copy."""
+    return isinstance(images, np.ndarray) and mapped_file(images) is None
+
+
+def mapped_file(array: NDArray[Any]) -> np.memmap[Any, Any] | None:
+    """The memory map that the array is a view of; None: it is in memory."""
+    root = array
     while isinstance(root.base, np.ndarray):
         root = root.base
+    return root if isinstance(root, np.memmap) and isinstance(root.base, mmap.mmap) else None
+
+
+def _prefetch(images: NDArray[Any], root: np.memmap[Any, Any], rows: NDArray[np.int64]) -> None:
     row_bytes = images[:1].nbytes
-    if (
-        row_bytes < _PREFETCHED_BYTES
-        or not isinstance(root, np.memmap)
-        or not isinstance(root.base, mmap.mmap)
-        or not images[:1].flags.c_contiguous
-        or not hasattr(mmap, "MADV_WILLNEED")
-    ):
+    if row_bytes < _PREFETCHED_BYTES or not images[:1].flags.c_contiguous or not hasattr(mmap, "MADV_WILLNEED"):
         return
+    pages: Any = root.base  # an mmap.mmap
     mapped_at = root.ctypes.data - root.offset % mmap.ALLOCATIONGRANULARITY
     for row in rows.tolist():
         first = images.ctypes.data + row * images.strides[0] - mapped_at
         start = first - first % mmap.PAGESIZE
         with contextlib.suppress(OSError, ValueError):  # advice only; the index itself refuses wrong rows
-            root.base.madvise(mmap.MADV_WILLNEED, start, first + row_bytes - start)
+            pages.madvise(mmap.MADV_WILLNEED, start, first + row_bytes - start)
 
 
 def hash_images(digest: _Hash, images: ImageRows) -> None:

@@ -58,6 +58,11 @@ class DataConfig(_Entries):
     min_count: int = 1
     """Words seen fewer times in the training captions become the unknown word; 1 with a tokenizer, which has its own.
     """
+    workers: int | None = None
+    """Processes that read images ahead of the step that needs them; 0: they are read when it comes to them. null: 2, or
+    0 for images in memory, of which each process would need a copy."""
+    prefetch: int = 2
+    """Batches that each of them reads ahead."""
 
 
 @dataclass
@@ -173,6 +178,8 @@ class TrainConfig(_Entries):
 _MAY_CHANGE = (
     "run",
     "data.root",
+    "data.workers",
+    "data.prefetch",
     "offline.lists",
     "checkpoint_every",
     "on_collapse",
@@ -225,6 +232,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "process_timeout": config.process_timeout,
         "data.smoothing": config.data.smoothing,
         "data.min_count": config.data.min_count,
+        "data.prefetch": config.data.prefetch,
         "offline.top_texts": config.offline.top_texts,
         "offline.top_images": config.offline.top_images,
         "offline.rerank": config.offline.rerank,
@@ -253,6 +261,8 @@ def _check_numbers(config: TrainConfig) -> None:
 def _check_counts_or_null(config: TrainConfig) -> None:
     if config.threads is not None and config.threads < 1:
         raise ConfigError(f"threads: expected a positive number or null, got {config.threads}")
+    if config.data.workers is not None and config.data.workers < 0:
+        raise ConfigError(f"data.workers: expected 0 or more processes or null, got {config.data.workers}")
     if config.micro_batch is not None and config.micro_batch < 1:
         raise ConfigError(f"micro_batch: expected a positive number of rows or null, got {config.micro_batch}")
     if config.offline.remine_every is not None and config.offline.remine_every < 1:

@@ -22,7 +22,6 @@ from aoq_ext.training import streams
 from aoq_ext.training.features import Features, concatenate, full_precision, leaves, split, transform
 from aoq_ext.training.model import Model
 from aoq_ext.training.objective import TrainingObjective
-from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.step import StepFeatures, StepRows
 
 
@@ -51,11 +50,8 @@ class BatchResult:
 class BatchGradient:
     """Adds the gradient of a batch to the parameters'."""
 
-    def __init__(
-        self, model: Model, pairs: EncodedPairs, fabric: Fabric, micro_batch: int | None, auxiliary_weight: float
-    ) -> None:
+    def __init__(self, model: Model, fabric: Fabric, micro_batch: int | None, auxiliary_weight: float) -> None:
         self.model = model
-        self.pairs = pairs
         self.fabric = fabric
         self.micro_batch = micro_batch
         self.auxiliary_weight = auxiliary_weight
@@ -104,8 +100,8 @@ class BatchGradient:
     def _encode(self, rows: StepRows, chunk: slice, batch_size: int) -> tuple[Features, Features, Tensor | None]:
         """Features of these images and of these texts, and what the pairs among them add to the model's own loss."""
         device = self.fabric.device
-        images = self.pairs.images_at(rows.image[chunk], device)
-        tokens, lengths = self.pairs.tokens_at(rows.text[chunk], device)
+        images = rows.images_at(chunk, device)
+        tokens, lengths = rows.texts_at(chunk, device)
         pairs = max(0, min(chunk.stop, rows.pairs) - chunk.start) if torch.is_grad_enabled() else 0
         with self.fabric.autocast():
             image, text, auxiliary = self.model(images, tokens, lengths, pairs)
@@ -114,8 +110,7 @@ class BatchGradient:
         return full_precision(image), full_precision(text), auxiliary
 
     def _features(self, image: Features, text: Features, rows: StepRows) -> StepFeatures:
-        groups = self.pairs.groups_at(rows.image[: rows.pairs], self.fabric.device)
-        return StepFeatures.of(image, text, rows, groups)
+        return StepFeatures.of(image, text, rows, rows.group_ids.to(self.fabric.device, non_blocking=True))
 
     def _send_back(self, both: list[Features], gradients: list[Features], auxiliary: Tensor | None) -> None:
         outputs, directions = [], []

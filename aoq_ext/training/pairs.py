@@ -14,6 +14,7 @@ from aoq_ext.data import DataError, ImageRows, ImageTextData, read_rows
 from aoq_ext.training.batches import CaptionsOfImages, Indices
 from aoq_ext.training.components import find
 from aoq_ext.training.config import ConfigError, DataConfig
+from aoq_ext.training.step import RowNumbers, StepRows
 from aoq_ext.training.tokens import encode_captions
 
 if TYPE_CHECKING:
@@ -84,17 +85,9 @@ class EncodedPairs:
         self.caption_image: Indices = data.caption_image  # (M,)
         self.captions = CaptionsOfImages(self.caption_image, len(data.images))
 
-    def images_at(self, index: Indices, device: torch.device) -> Tensor:
-        """index: (P,) -> (P, ...), read or decoded where they are not in memory"""
-        return torch.from_numpy(read_rows(self.data.images, index)).to(device, non_blocking=True)
-
-    def tokens_at(self, index: Indices, device: torch.device) -> tuple[Tensor, Tensor]:
-        """index: (Q,) -> tokens (Q, L) no longer than the longest of these captions, and lengths (Q,)"""
-        rows = torch.from_numpy(index)
-        lengths = self.lengths[rows]
-        tokens = self.tokens[rows, : int(lengths.max())]
-        return tokens.to(device, non_blocking=True), lengths.to(device, non_blocking=True)
-
-    def groups_at(self, index: Indices, device: torch.device) -> Tensor:
-        """index: (P,) -> (P,)"""
-        return torch.from_numpy(self.data.group_ids[index]).to(device, non_blocking=True)
+    def rows(self, numbers: RowNumbers, images: Tensor | None = None) -> StepRows:
+        """What a step looks at; ``images`` (P, ...) where they were read before."""
+        if images is None:
+            images = torch.from_numpy(read_rows(self.data.images, numbers.image))
+        text, own = torch.from_numpy(numbers.text), numbers.image[: numbers.pairs]
+        return StepRows(images, self.tokens[text], self.lengths[text], torch.from_numpy(self.data.group_ids[own]))

@@ -1,4 +1,4 @@
-"""Which rows one training step looks at, and what their encoders made of them."""
+"""Which rows one training step looks at, what is in them, and what the encoders made of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aoq_ext.training.features import Features, split
 
 
 @dataclass(frozen=True)
-class StepRows:
+class RowNumbers:
     """The pairs of a batch, then the offline negatives that its objective needs.
 
     Images, in blocks of B: x, x̃ and x̂, as many of them as needed. Texts: y, ỹ and ŷ.
@@ -24,11 +24,35 @@ class StepRows:
     text: Indices  # (P,)
     pairs: int  # B
 
+
+@dataclass(frozen=True)
+class StepRows:
+    """What is in the rows with these numbers, in the memory of the host."""
+
+    images: Tensor  # (P, ...)
+    tokens: Tensor  # (P, L)
+    lengths: Tensor  # (P,)
+    group_ids: Tensor  # (B,)
+
+    @property
+    def pairs(self) -> int:
+        return len(self.group_ids)
+
+    def images_at(self, chunk: slice, device: torch.device) -> Tensor:
+        """(p, ...)"""
+        return self.images[chunk].to(device, non_blocking=True)
+
+    def texts_at(self, chunk: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tokens (p, l) no longer than the longest of these captions, and lengths (p,)."""
+        lengths = self.lengths[chunk]
+        tokens = self.tokens[chunk, : int(lengths.max())]
+        return tokens.to(device, non_blocking=True), lengths.to(device, non_blocking=True)
+
     def chunks(self, size: int | None) -> list[slice]:
         """The rows, ``size`` at a time, so that a chunk never holds pairs and negatives; None: all together."""
-        if size is None or size >= len(self.image):
-            return [slice(0, len(self.image))]
-        blocks = range(0, len(self.image), self.pairs)
+        if size is None or size >= len(self.lengths):
+            return [slice(0, len(self.lengths))]
+        blocks = range(0, len(self.lengths), self.pairs)
         return [
             slice(first, min(first + size, block + self.pairs))
             for block in blocks
@@ -36,7 +60,7 @@ class StepRows:
         ]
 
 
-def rows_of(batch: Batch, sampler: OfflineNegativeSampler | None, objective: str) -> StepRows:
+def rows_of(batch: Batch, sampler: OfflineNegativeSampler | None, objective: str) -> RowNumbers:
     images, texts = [batch.image], [batch.caption]
     if objective != "online_triplet":
         assert sampler is not None  # the configuration was checked
@@ -46,7 +70,16 @@ def rows_of(batch: Batch, sampler: OfflineNegativeSampler | None, objective: str
         if objective != "offline_triplet":
             images.append(draw.hard_text_image.numpy())
             texts.append(draw.hard_image_text.numpy())
-    return StepRows(np.concatenate(images), np.concatenate(texts), len(batch))
+    return RowNumbers(np.concatenate(images), np.concatenate(texts), len(batch))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one process looks at in one step of the optimizer."""
+
+    number: int  # from 0, over the whole run
+    pairs: int  # of all its batches, in all processes
+    batches: list[StepRows]  # this process's share of each
 
 
 @dataclass(frozen=True)
@@ -64,6 +97,6 @@ class StepFeatures:
     @classmethod
     def of(cls, image: Features, text: Features, rows: StepRows, group_ids: Tensor) -> StepFeatures:
         """image, text: features of all P rows"""
-        sizes = [rows.pairs] * (len(rows.image) // rows.pairs)
+        sizes = [rows.pairs] * (len(rows.lengths) // rows.pairs)
         images, texts = split(image, sizes), split(text, sizes)
         return cls(images[0], texts[0], group_ids, *images[1:2], *texts[1:2], *images[2:], *texts[2:])

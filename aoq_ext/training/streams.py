@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 # Every use of randomness has a stream of its own, so that changing one (another objective) leaves the others alone.
-ORDER, CAPTIONS, OFFLINE, MODULES = range(4)
+ORDER, CAPTIONS, OFFLINE, MODULES, READERS = range(5)
 
 
 def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
@@ -23,6 +23,11 @@ def torch_seed(seed: int, place: int, *part: int) -> int:
     while part and part[-1] == 0:
         part = part[:-1]
     return int(generator(seed, MODULES, place, *part).integers(2**63 - 1))
+
+
+def reader_seed(seed: int, *place: int) -> int:
+    """A seed for what a data set draws itself when its rows are read (step, part, rank)."""
+    return int(generator(seed, READERS, *place).integers(2**63 - 1))
 
 
 def sampler_seed(seed: int) -> int:

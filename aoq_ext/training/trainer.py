@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from aoq_ext.data import DataError
 from aoq_ext.parallel import Processes, advising, joined, parting
 from aoq_ext.training import streams
 from aoq_ext.training.batches import PairBatches
@@ -20,6 +21,7 @@ from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_che
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
 from aoq_ext.training.defaults import torch_defaults
 from aoq_ext.training.evaluation import evaluate
+from aoq_ext.training.feed import Feed
 from aoq_ext.training.journal import Journal, TrainingError
 from aoq_ext.training.model import build_model
 from aoq_ext.training.negatives import RunNegatives
@@ -138,7 +140,8 @@ class Trainer:
 
         torch.manual_seed(streams.torch_seed(config.seed, 0))
         self.model = build_model(config.model, len(self.tokenizer))
-        self.update = Update(config, fabric, processes, self.model, self.pairs)
+        self.update = Update(config, fabric, processes, self.model)
+        self.feed = Feed(config, self.pairs, self.batches, processes, pin=fabric.device.type == "cuda")
         self.step = 0  # steps taken
         self.journal = Journal(config, files, console, processes.leads)
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
@@ -154,7 +157,7 @@ class Trainer:
 
     def fit(self) -> None:
         self.processes.by_leader("writing the configuration", self._write_start)
-        with self.journal.open(self.step, self.total_steps):
+        with self.journal.open(self.step, self.total_steps), closing(self.feed):
             for epoch in range(len(self.journal.history.epochs), self.config.epochs):
                 self._epoch(epoch)
 
@@ -173,23 +176,29 @@ class Trainer:
             self._save()  # from here on, resuming finds the lists
         self.model.train()
         started = time.perf_counter()
-        self._steps(epoch, objective)
+        try:
+            self._steps(epoch, objective)
+        except DataError:  # between two steps; the other processes notice it at their next exchange
+            if self.step and self.processes.leads and self._has_finite_weights():
+                self._write()
+            raise
         self._finish_epoch(epoch, objective, time.perf_counter() - started)
 
     def _steps(self, epoch: int, objective: TrainingObjective) -> None:
         config, progress = self.config, self.journal.progress
         sampler = self.negatives.sampler if self.negatives is not None else None
         measured = time.perf_counter()
-        for batch in self.batches.epoch(epoch, first_step=self.step - epoch * self.batches.steps_per_epoch):
-            lr = learning_rate(config.optimizer, batch.step, self.total_steps)
-            result = self.update(batch, objective, sampler, lr, measured=(batch.step + 1) % config.log_every == 0)
-            self.step = batch.step + 1
+        first_step = self.step - epoch * self.batches.steps_per_epoch
+        for step in self.feed.epoch(epoch, first_step, objective.objective, sampler):
+            lr = learning_rate(config.optimizer, step.number, self.total_steps)
+            result = self.update(step, objective, lr, measured=(step.number + 1) % config.log_every == 0)
+            self.step = step.number + 1
             self.epoch_loss += result.loss
             if result.measurement is not None:
-                value = result.loss.item() / len(batch)
+                value = result.loss.item() / step.pairs
                 now = time.perf_counter()
-                rate, measured = config.log_every * len(batch) / (now - measured), now
-                self.journal.step(self.step, epoch, value, lr, result.measurement, len(batch) // config.accumulate)
+                rate, measured = config.log_every * step.pairs / (now - measured), now
+                self.journal.step(self.step, epoch, value, lr, result.measurement, step.pairs // config.accumulate)
                 progress.advance(value, rate)
             else:
                 progress.advance()

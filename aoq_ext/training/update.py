@@ -8,16 +8,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from aoq_ext.mining.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import Processes
-from aoq_ext.training.batches import Batch
 from aoq_ext.training.config import TrainConfig
 from aoq_ext.training.diagnostics import measure
 from aoq_ext.training.gradient import BatchGradient, BatchResult, Place
 from aoq_ext.training.model import Model
 from aoq_ext.training.objective import TrainingObjective
-from aoq_ext.training.pairs import EncodedPairs
-from aoq_ext.training.step import rows_of
+from aoq_ext.training.step import Step
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,7 @@ class StepResult:
 class Update:
     """Takes steps: gradients of every batch and every process added up, clipped, and given to Adam."""
 
-    def __init__(
-        self, config: TrainConfig, fabric: Fabric, processes: Processes, model: Model, pairs: EncodedPairs
-    ) -> None:
+    def __init__(self, config: TrainConfig, fabric: Fabric, processes: Processes, model: Model) -> None:
         self.config = config
         self.fabric = fabric
         self.processes = processes
@@ -44,29 +39,22 @@ class Update:
         )
         _, self.optimizer = fabric.setup(model, optimizer)
         self.model = model
-        self.gradient = BatchGradient(model, pairs, fabric, config.micro_batch, config.model.auxiliary_weight)
+        self.gradient = BatchGradient(model, fabric, config.micro_batch, config.model.auxiliary_weight)
         processes.copy_from_leader([*model.parameters(), *model.buffers()])
 
-    def __call__(
-        self,
-        batch: Batch,
-        objective: TrainingObjective,
-        sampler: OfflineNegativeSampler | None,
-        lr: float,
-        measured: bool,
-    ) -> StepResult:
+    def __call__(self, step: Step, objective: TrainingObjective, lr: float, measured: bool) -> StepResult:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
         results = []
         measurements = []
-        for number, part in enumerate(batch.parts(self.config.accumulate)):
-            own = part.rows(self.processes.share(len(part)))
-            place = Place(self.config.seed, batch.step, number, self.processes.rank)
-            result = self.gradient(rows_of(own, sampler, objective.objective), objective, place, len(part))
+        batch_size = step.pairs // len(step.batches)
+        for number, rows in enumerate(step.batches):
+            place = Place(self.config.seed, step.number, number, self.processes.rank)
+            result = self.gradient(rows, objective, place, batch_size)
             results.append(self._total(result))
             if measured:
-                measurements.append(self._measure(result, objective, len(part)))
+                measurements.append(self._measure(result, objective, batch_size))
         self.processes.sum_gradients(self.model)
         self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.config.optimizer.clip_norm, error_if_nonfinite=False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,12 +15,12 @@ pytest.importorskip("lightning_fabric")
 
 from aoq_ext.training import DataConfig, LossConfig
 from tests.training.test_scores import MODELS, load_regions
-from tests.training.test_toy import toy_config
+from tests.training.test_toy import load_toy, toy_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import bench_cross_attention
-from bench_step import PARTS, Laps, Steps, random_data, random_lists
+from bench_step import FORMS, PARTS, Delayed, Laps, Steps, Uncached, random_data, random_lists, reading_table
 from ladder_report import LADDER, SPLITS, difference, report, spread
 
 from aoq_ext.training.parse import load_config
@@ -44,6 +46,23 @@ def test_the_parts_of_a_step_are_the_step(model: str, tmp_path: Path) -> None:
     assert torch.cat([gradient.flatten() for gradient in expected]).count_nonzero() > 1000
     for got in gradients.values():
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_waiting_is_measured(tmp_path: Path) -> None:
+    config = toy_config(tmp_path, batch_size=4, loss=LossConfig(objective="offline_triplet"))
+    data = load_toy()
+    steps = Steps(config, replace(data, images=Delayed(data.images, 0.01)))  # type: ignore[arg-type]
+    rows = [line.split(" | ") for line in reading_table("slow", steps, count=3, rounds=1)[4:-1]]
+    assert [row[0].strip("| ") for row in rows] == list(FORMS)
+    assert float(rows[0][3]) < 1  # milliseconds, of 8 rows
+    assert float(rows[1][3]) > 79
+
+
+def test_rows_that_are_not_in_the_cache_are_the_same(tmp_path: Path) -> None:
+    data = random_data(4, tmp_path)
+    images = Uncached(tmp_path / "ims.npy")
+    for _ in range(2):
+        np.testing.assert_array_equal(images[[3, 0]], data.images[[3, 0]])
 
 
 def test_cross_attention_is_measured_against_the_loop() -> None:

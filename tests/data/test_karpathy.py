@@ -201,10 +201,11 @@ def test_training_takes_pictures_but_not_tensors(coco: Path, monkeypatch: pytest
     pytest.importorskip("lightning_fabric")
     from aoq_ext.training.config import ConfigError, DataConfig
     from aoq_ext.training.pairs import EncodedPairs, load_split
+    from aoq_ext.training.step import RowNumbers
 
     data = load_split(DataConfig(loader="aoq_ext.data.load_karpathy", root=str(coco.parent)), "val")
     pairs = EncodedPairs(data, Vocabulary.build(data.captions))
-    images = pairs.images_at(np.array([3, 1]), torch.device("cpu"))
+    images = pairs.rows(RowNumbers(np.array([3, 1]), np.array([3, 1]), 2)).images
     assert images.shape == (2, 3, 224, 224)
     assert images.dtype == torch.uint8
     object.__setattr__(data, "images", torch.zeros(20, 3, 8, 8))

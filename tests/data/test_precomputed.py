@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from aoq_ext.data import (
     DataError,
@@ -289,12 +288,13 @@ def test_training_reads_rows_as_tensors(folder: Path) -> None:
     pytest.importorskip("lightning_fabric")
     from aoq_ext.training.config import DataConfig
     from aoq_ext.training.pairs import EncodedPairs, load_split
+    from aoq_ext.training.step import RowNumbers
 
     config = DataConfig(loader="aoq_ext.data.load_precomputed", root=str(folder))
     data = load_split(config, "train")
     pairs = EncodedPairs(data, Vocabulary.build(data.captions))
-    images = pairs.images_at(np.array([3, 3, 1]), torch.device("cpu"))
+    images = pairs.rows(RowNumbers(np.array([3, 3, 1]), np.array([3, 3, 1]), 3)).images
     np.testing.assert_array_equal(images.numpy(), features_of(40, 0)[[3, 3, 1]])
     assert pairs.tokens.shape == (200, 9)
     picked = EncodedPairs(data.subset([8, 2, 5]), Vocabulary.build(data.captions))
-    assert picked.images_at(np.array([2]), torch.device("cpu")).shape == (1, 6, 32)
+    assert picked.rows(RowNumbers(np.array([2]), np.array([2]), 1)).images.shape == (1, 6, 32)

@@ -30,7 +30,7 @@ from aoq_ext.training.model import Model
 from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.pairs import EncodedPairs
 from aoq_ext.training.run import RunFiles
-from aoq_ext.training.step import StepFeatures, StepRows, rows_of
+from aoq_ext.training.step import Step, StepFeatures, StepRows, rows_of
 from aoq_ext.training.update import Update
 from tests.training.test_offline import fake_lists
 from tests.training.test_toy import adaptive, load_toy, mined, toy_config, trained
@@ -74,6 +74,9 @@ class Setting:
         self.sampler = fake_lists(data).sampler(data.caption_image, 20, 10)
         self.batch = Batch(3, np.arange(1, 24), np.arange(1, 24) * 2)
 
+    def rows(self, batch: Batch, objective: str = "adaptive_quintuplet") -> StepRows:
+        return self.pairs.rows(rows_of(batch, self.sampler, objective))
+
     def gradients(
         self,
         objective: str,
@@ -84,11 +87,11 @@ class Setting:
         weight: float = 1.0,
     ) -> tuple[BatchResult, list[Tensor]]:
         fabric = fabric or Fabric(accelerator="cpu", devices=1)
-        gradient = BatchGradient(self.model, self.pairs, fabric, micro_batch, weight)
+        gradient = BatchGradient(self.model, fabric, micro_batch, weight)
         loss = TrainingObjective(self.model, LossConfig(objective=objective), objective, online, ALONE)  # type: ignore[arg-type]
         self.model.zero_grad()
         batch = batch or self.batch
-        result = gradient(rows_of(batch, self.sampler, objective), loss, Place(seed=5, step=3), len(batch))
+        result = gradient(self.rows(batch, objective), loss, Place(seed=5, step=3), len(batch))
         return result, [parameter.grad.clone() for parameter in self.model.parameters() if parameter.grad is not None]
 
 
@@ -118,19 +121,18 @@ def test_both_passes_drop_the_same() -> None:
     """With dropout: the gradient of a loss whose features were encoded in the same micro-batches, with one graph."""
     setting = Setting(dropout=0.3)
     result, gradients = setting.gradients("adaptive_quintuplet", "hardest", 9)
-    rows = rows_of(setting.batch, setting.sampler, "adaptive_quintuplet")
+    rows = setting.rows(setting.batch)
     place, parts = Place(seed=5, step=3), []
     for number, chunk in enumerate(rows.chunks(9)):
         place.seed_torch(number)
-        images = setting.pairs.images_at(rows.image[chunk], torch.device("cpu"))
-        tokens = setting.pairs.tokens_at(rows.text[chunk], torch.device("cpu"))
+        images = rows.images_at(chunk, torch.device("cpu"))
+        tokens = rows.texts_at(chunk, torch.device("cpu"))
         parts.append(setting.model(images, *tokens)[:2])
     images, texts = (concatenate(side) for side in zip(*parts, strict=True))
     torch.testing.assert_close(images.values[:23], result.features.image.values, rtol=1e-12, atol=1e-12)
     loss = TrainingObjective(setting.model, LossConfig(), "adaptive_quintuplet", "hardest", ALONE)
-    groups = setting.pairs.groups_at(rows.image[:23], torch.device("cpu"))
     setting.model.zero_grad()
-    loss.loss(StepFeatures.of(images, texts, rows, groups)).backward()
+    loss.loss(StepFeatures.of(images, texts, rows, rows.group_ids)).backward()
     expected = [parameter.grad for parameter in setting.model.parameters()]
     torch.testing.assert_close(gradients, expected, rtol=1e-10, atol=1e-10)
 
@@ -210,7 +212,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_chunks_keep_pairs_and_negatives_apart() -> None:
-    rows = StepRows(np.zeros(15, dtype=np.int64), np.zeros(15, dtype=np.int64), pairs=5)
+    rows = StepRows(torch.zeros(15, 2), torch.zeros(15, 4), torch.ones(15), torch.zeros(5))
     assert [(chunk.start, chunk.stop) for chunk in rows.chunks(3)] == [
         (0, 3), (3, 5), (5, 8), (8, 10), (10, 13), (13, 15),
     ]  # fmt: skip
@@ -258,12 +260,13 @@ def test_accumulated_batches_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     )
     fabric, taken = Fabric(accelerator="cpu", devices=1), []
     config = toy_config(tmp_path, accumulate=2, micro_batch=4, optimizer=OptimizerConfig(clip_norm=1e9))
-    update = Update(config, fabric, ALONE, setting.model, setting.pairs)
+    update = Update(config, fabric, ALONE, setting.model)
     monkeypatch.setattr(
         fabric, "clip_gradients", lambda model, *_, **__: taken.extend(p.grad.clone() for p in model.parameters())
     )
     loss = TrainingObjective(setting.model, LossConfig(), "offline_triplet", "hardest", ALONE)
-    update(pairs, loss, setting.sampler, 1e-3, measured=False)
+    step = Step(pairs.step, len(pairs), [setting.rows(part, "offline_triplet") for part in pairs.parts(2)])
+    update(step, loss, 1e-3, measured=False)
     torch.testing.assert_close(taken, summed, rtol=1e-10, atol=1e-10)
     assert not all(torch.allclose(one, other) for one, other in zip(taken, whole))
 
@@ -327,9 +330,9 @@ def test_a_models_own_loss_is_weighted_and_of_the_pairs_alone() -> None:
     setting = Setting(image=Regions())
     _, without = setting.gradients("adaptive_quintuplet", "hardest", None)
     setting.model.auxiliary = OwnLoss()
-    rows = rows_of(setting.batch, setting.sampler, "adaptive_quintuplet")
-    images = setting.pairs.images_at(rows.image[:23], torch.device("cpu"))
-    pairs = setting.pairs.tokens_at(rows.text[:23], torch.device("cpu"))
+    rows = setting.rows(setting.batch)
+    images = rows.images_at(slice(23), torch.device("cpu"))
+    pairs = rows.texts_at(slice(23), torch.device("cpu"))
     own = setting.model(images, *pairs, 23)[2]
     image = list(setting.model.matching.image_encoder.parameters())
     expected = [a + 0.5 * b for a, b in zip(without, torch.autograd.grad(own, image))]

@@ -42,6 +42,7 @@ from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.diagnostics import BatchSimilarities, measure
 from aoq_ext.training.encode import EncodedSplit, encode_images, encode_texts
 from aoq_ext.training.evaluation import evaluate, evaluate_ensemble
+from aoq_ext.training.feed import Feed
 from aoq_ext.training.gradient import BatchGradient, Place
 from aoq_ext.training.mining import MiningOptions, mine_model
 from aoq_ext.training.model import Model, build_model
@@ -120,10 +121,10 @@ class Setting:
         self.batch = Batch(2, np.arange(1, 12), np.arange(1, 12) * 2)
 
     def gradients(self, objective: str, online: str, micro_batch: int | None) -> Any:
-        gradient = BatchGradient(self.model, self.pairs, Fabric(accelerator="cpu", devices=1), micro_batch, 0.5)
+        gradient = BatchGradient(self.model, Fabric(accelerator="cpu", devices=1), micro_batch, 0.5)
         options = LossConfig(objective=objective)  # type: ignore[arg-type]
         loss = TrainingObjective(self.model, options, objective, online, ALONE)
-        rows = rows_of(self.batch, self.sampler, objective)
+        rows = self.pairs.rows(rows_of(self.batch, self.sampler, objective))
         self.model.zero_grad()
         result = gradient(rows, loss, Place(seed=0, step=2), len(self.batch))
         return result, [None if p.grad is None else p.grad.clone() for p in self.model.parameters()], loss
@@ -591,10 +592,12 @@ def gradients_of_a_step(config: TrainConfig, clip_norm: float) -> torch.Tensor:
     pairs = EncodedPairs(data := load_regions(), vocabulary := Vocabulary.build(data.captions))
     torch.manual_seed(0)
     model = build_model(config.model, len(vocabulary))
-    update = Update(config, fabric, ALONE, model, pairs)
-    objective = TrainingObjective(model, config.loss, "online_triplet", "all", update.processes)
-    batch = next(iter(PairBatches(pairs.captions, config.batch_size, 0, config.accumulate).epoch(0)))
-    update(batch, objective, None, lr=1e-3, measured=False)
+    processes = joined()
+    update = Update(config, fabric, processes, model)
+    objective = TrainingObjective(model, config.loss, "online_triplet", "all", processes)
+    batches = PairBatches(pairs.captions, config.batch_size, 0, config.accumulate)
+    step = next(Feed(config, pairs, batches, processes).epoch(0, 0, "online_triplet", None))
+    update(step, objective, lr=1e-3, measured=False)
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
 
