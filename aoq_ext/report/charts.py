@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.data import Round, Similarities
+from aoq_ext.report.data import PairSimilarities, Round
 from aoq_ext.report.svg import Axis, Panel, epoch_axis, linear_axis, log_axis
 
 SERIES = ("positive", "online", "offline")
@@ -53,7 +53,7 @@ def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if values.size else (0.1, 1.0)
 
 
-def similarity_histograms(first: Similarities, second: Similarities) -> list[str]:
+def similarity_histograms(first: PairSimilarities, second: PairSimilarities) -> list[str]:
     """One panel a round, on the same axes."""
     everything = np.concatenate([getattr(run, name) for run in (first, second) for name in SERIES])
     x = linear_axis("similarity (dot product)", float(everything.min()), float(everything.max()), count=7)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aoq_ext.data import ImageTextData
-from aoq_ext.report.data import Similarities
+from aoq_ext.report.data import PairSimilarities
 
 _MOST_PAIRS = 8192
 
@@ -54,7 +54,7 @@ class PairSample:
         caption = first + (generator.random(count) * own).astype(np.int64)
         return cls(image, caption, lists[np.arange(count), places].astype(np.int64), batch_size)
 
-    def similarities(self, model: Embedder, data: ImageTextData) -> Similarities:
+    def similarities(self, model: Embedder, data: ImageTextData) -> PairSimilarities:
         images = model.embed_images(data.images[self.image]).cpu()  # (N, D)
         texts = _embed(model, [data.captions[caption] for caption in self.caption])
         offline = _embed(model, [data.captions[caption] for caption in self.offline])
@@ -65,7 +65,7 @@ class PairSample:
         ):
             scores = (image @ text.T).masked_fill(group[:, None] == group[None, :], -torch.inf)
             online.append(scores.amax(dim=1))
-        return Similarities(
+        return PairSimilarities(
             positive=(images * texts).sum(dim=1).numpy(),
             online=torch.cat(online).numpy(),
             offline=(images * offline).sum(dim=1).numpy(),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from aoq_ext.report.data import ReportData, Round, Similarities, Split
+from aoq_ext.report.data import PairSimilarities, ReportData, Round, Split
 
 SAME = "the same to one decimal"
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "medr": "median rank"}
@@ -120,17 +120,17 @@ def best(run: Round) -> float:
     return float(run.validation["rsum"][run.best_epoch - 1])
 
 
-def gap(similarities: Similarities) -> float:
+def gap(similarities: PairSimilarities) -> float:
     """Median positive minus median offline negative similarity."""
     return float(np.median(similarities.positive) - np.median(similarities.offline))
 
 
-def violations(similarities: Similarities) -> float:
+def violations(similarities: PairSimilarities) -> float:
     """Percent of pairs whose offline negative scores no less than the pair itself."""
     return float(100 * np.mean(similarities.offline >= similarities.positive))
 
 
-def similarity_takeaway(first: Similarities, second: Similarities) -> str:
+def similarity_takeaway(first: PairSimilarities, second: PairSimilarities) -> str:
     before, after = gap(first), gap(second)
     if abs(after - before) < 0.005:
         change = f"stays at {number(after, 2)}"

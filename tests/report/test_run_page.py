@@ -14,17 +14,16 @@ from aoq_ext.report import (
     Answer,
     Item,
     MinedImage,
+    PairSimilarities,
     Query,
     ReportData,
     Round,
-    Similarities,
     Split,
     gallery,
     render_report,
     words,
     write_report,
 )
-from aoq_ext.report.interval import rsum_interval
 from aoq_ext.report.pair_sample import PairSample
 from aoq_ext.report.svg import linear_axis, log_axis, tick_text
 
@@ -53,7 +52,7 @@ def make_round(label: str, objective: str, gain: float, seed: int) -> Round:
     values = [generator.normal(mean, 0.1, 500).astype(np.float32) for mean in (0.7 + gain / 1000, 0.4, 0.6)]
     validation = {"rsum": rsum, "i2t_r1": rsum / 12, "t2i_r1": rsum / 12}
     settings = {"seed": 0, "loss": {"objective": objective}, "offline": {"lists": None}}
-    return Round(label, np.geomspace(30, 0.5, EPOCHS), validation, 2, EPOCHS, Similarities(*values), settings)
+    return Round(label, np.geomspace(30, 0.5, EPOCHS), validation, 2, EPOCHS, PairSimilarities(*values), settings)
 
 
 def make_item(generator: np.random.Generator, caption: str) -> Item:
@@ -259,8 +258,8 @@ def test_weights_from_the_warmup_are_owned_up_to(epochs: tuple[int, int], warnin
 
 
 def test_similarity_text_follows_the_medians() -> None:
-    def similarities(positive: float, offline: float) -> Similarities:
-        return Similarities(*(np.full(4, value, np.float32) for value in (positive, 0.1, offline)))
+    def similarities(positive: float, offline: float) -> PairSimilarities:
+        return PairSimilarities(*(np.full(4, value, np.float32) for value in (positive, 0.1, offline)))
 
     wide, narrow, wrong = similarities(0.8, 0.3), similarities(0.8, 0.7), similarities(0.5, 0.6)
     assert "widens from 0.10 to 0.50" in words.similarity_takeaway(narrow, wide)
@@ -321,18 +320,6 @@ def test_chance_matches_a_shuffled_ranking() -> None:
     one_image = generator.integers(0, split.images, 20_000)
     simulated = sum(100 * np.mean(ranks < level) for ranks in (best_of_own, one_image) for level in (1, 5, 10))
     assert words.chance_rsum(split) == pytest.approx(simulated, abs=0.6)
-
-
-def test_interval_holds_the_difference_and_vanishes_without_one() -> None:
-    generator = np.random.default_rng(0)
-    owners = np.repeat(np.arange(300), 5)
-    before = generator.integers(1, 30, 300), generator.integers(1, 30, 1500)
-    after = np.maximum(before[0] - 3, 1), np.maximum(before[1] - 3, 1)
-    low, high = rsum_interval(before, after, owners, seed=0)
-    exact = sum(100 * (np.mean(a <= k) - np.mean(b <= k)) for b, a in zip(before, after) for k in (1, 5, 10))
-    assert 0 < low < exact < high
-    assert rsum_interval(before, after, owners, seed=0) == (low, high)
-    assert rsum_interval(before, before, owners, seed=0) == (0.0, 0.0)
 
 
 def make_dataset(images: int) -> ImageTextData:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from aoq_ext.report.mined.data import MinedReportData
-from aoq_ext.report.mined.statistics import Statistics
-from aoq_ext.report.mined.suspects import Case
+from aoq_ext.mining.statistics.data import MiningRecord
+from aoq_ext.mining.statistics.summary import Statistics
+from aoq_ext.mining.statistics.suspects import Case
 from aoq_ext.report.mined.words import plural, score
 from aoq_ext.report.pictures import picture
 
@@ -15,7 +15,7 @@ _MOST_LETTERS = 240
 _OWN_CAPTIONS = 5
 
 
-def caption_text(data: MinedReportData, text: int) -> str:
+def caption_text(data: MiningRecord, text: int) -> str:
     """HTML: the caption, cut where it is very long, or its number where captions were not given."""
     if data.captions is None:
         return f"caption {text}"
@@ -25,12 +25,12 @@ def caption_text(data: MinedReportData, text: int) -> str:
     return escape(said if len(said) <= _MOST_LETTERS else f"{said[:_MOST_LETTERS].rstrip()}…")
 
 
-def image_name(data: MinedReportData, image: int) -> str:
+def image_name(data: MiningRecord, image: int) -> str:
     """Plain text."""
     return f"image {image}" if data.image_names is None else data.image_names[image] or f"image {image}"
 
 
-def image_html(data: MinedReportData, image: int, mini: bool = False) -> str:
+def image_html(data: MiningRecord, image: int, mini: bool = False) -> str:
     """The picture, or nothing where there is none."""
     pixels = None if data.picture is None else data.picture(image)
     if pixels is None:
@@ -40,7 +40,7 @@ def image_html(data: MinedReportData, image: int, mini: bool = False) -> str:
     return picture(pixels, image_name(data, image), "mini" if mini else "", _SMALL if mini else _LARGE)
 
 
-def hub_list(data: MinedReportData, statistics: Statistics) -> str:
+def hub_list(data: MiningRecord, statistics: Statistics) -> str:
     """The candidates that appear in the most lists."""
     direction, hubs = statistics.direction, statistics.hubs.hubs
     if not hubs.size:
@@ -59,21 +59,21 @@ def hub_list(data: MinedReportData, statistics: Statistics) -> str:
     )
 
 
-def _hub(data: MinedReportData, kind: str, hub: int) -> str:
+def _hub(data: MiningRecord, kind: str, hub: int) -> str:
     if kind == "image":
         return f'{image_html(data, hub, mini=True)}<span class="text">{escape(image_name(data, hub))}</span>'
     owner = "" if data.text_image_index is None else image_html(data, int(data.text_image_index[hub]), mini=True)
     return f'{owner}<span class="text">{caption_text(data, hub)}</span>'
 
 
-def suspect_cards(data: MinedReportData, statistics: Statistics) -> str:
+def suspect_cards(data: MiningRecord, statistics: Statistics) -> str:
     if statistics.suspects is None:
         return ""
     draw = _image_case if statistics.direction.key == "image_to_text" else _text_case
     return "".join(draw(data, case) for case in statistics.suspects.cases)
 
 
-def _image_case(data: MinedReportData, case: Case) -> str:
+def _image_case(data: MiningRecord, case: Case) -> str:
     own = data.texts_of(case.anchor)
     lines = "".join(
         f"<li>{caption_text(data, int(text))}{_own_score(data, int(text))}</li>" for text in own[:_OWN_CAPTIONS]
@@ -89,7 +89,7 @@ def _image_case(data: MinedReportData, case: Case) -> str:
     )
 
 
-def _text_case(data: MinedReportData, case: Case) -> str:
+def _text_case(data: MiningRecord, case: Case) -> str:
     own = "" if data.text_image_index is None else image_html(data, int(data.text_image_index[case.anchor]))
     captions = data.texts_of(case.candidate)
     example = f'<br><span class="small">{caption_text(data, int(captions[0]))}</span>' if len(captions) else ""
@@ -112,11 +112,11 @@ def _above(case: Case, candidate: str) -> str:
     return f'<p class="small">listed as a wrong {candidate}, {excess} above the best own pair{others}</p>'
 
 
-def _own_score(data: MinedReportData, text: int) -> str:
+def _own_score(data: MiningRecord, text: int) -> str:
     if data.text_positive is None or not abs(float(data.text_positive[text])) < float("inf"):
         return ""
     return f' <span class="score">{score(float(data.text_positive[text]))}</span>'
 
 
-def _owner(data: MinedReportData, text: int) -> str:
+def _owner(data: MiningRecord, text: int) -> str:
     return "" if data.text_image_index is None else image_html(data, int(data.text_image_index[text]), mini=True)

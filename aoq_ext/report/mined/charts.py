@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.mined.statistics import Statistics, median
+from aoq_ext.mining.statistics.summary import Statistics, median
 from aoq_ext.report.svg import Axis, Panel, linear_axis, log_axis
 
 STYLES = {"hardest": "offline", "tenth": "online", "last": "last", "positive": "positive"}

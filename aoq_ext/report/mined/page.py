@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from aoq_ext._files import write_bytes_atomically
+from aoq_ext.mining.statistics.data import MiningRecord
+from aoq_ext.mining.statistics.summary import collect, for_machines
 from aoq_ext.report.document import document
 from aoq_ext.report.mined import sections
-from aoq_ext.report.mined.data import MinedReportData
-from aoq_ext.report.mined.statistics import collect, for_machines
 from aoq_ext.report.mined.style import MINED_STYLE
 
 
-def render_mining_report(data: MinedReportData) -> str:
+def render_mining_report(data: MiningRecord) -> str:
     """The page as text. The same data gives the same text, byte for byte."""
     found = collect(data)
     parts = (
@@ -29,6 +29,6 @@ def render_mining_report(data: MinedReportData) -> str:
     return document(data.title, sections.headline(data, found), parts, MINED_STYLE, block)
 
 
-def write_mining_report(data: MinedReportData, path: str | Path) -> Path:
+def write_mining_report(data: MiningRecord, path: str | Path) -> Path:
     """Render and write whole or not at all; returns the path."""
     return write_bytes_atomically(path, render_mining_report(data).encode())

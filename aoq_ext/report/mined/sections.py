@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from html import escape
 
+from aoq_ext.mining.statistics.data import MiningRecord
+from aoq_ext.mining.statistics.overlap import mean
+from aoq_ext.mining.statistics.scan import TOP
+from aoq_ext.mining.statistics.summary import Statistics, percentiles
+from aoq_ext.mining.statistics.suspects import CASES_SHOWN
 from aoq_ext.report.legend import legend
 from aoq_ext.report.mined import cards, charts, words
-from aoq_ext.report.mined.data import MinedReportData
-from aoq_ext.report.mined.overlap import mean
-from aoq_ext.report.mined.scan import TOP
-from aoq_ext.report.mined.statistics import Statistics, percentiles
-from aoq_ext.report.mined.suspects import CASES_SHOWN
 from aoq_ext.report.mined.tables import table
 from aoq_ext.report.words import duration
 
@@ -47,7 +47,7 @@ _ADVICE_OVERLAP = (
 Found = list[Statistics]
 
 
-def headline(data: MinedReportData, found: Found) -> str:
+def headline(data: MiningRecord, found: Found) -> str:
     asked = " and ".join(f"{s.direction.lists.k} {s.direction.candidate}s for each {s.direction.anchor}" for s in found)
     date = f" · {escape(data.date)}" if data.date else ""
     return (
@@ -59,7 +59,7 @@ def headline(data: MinedReportData, found: Found) -> str:
     )
 
 
-def _tiles(data: MinedReportData, found: Found) -> str:
+def _tiles(data: MiningRecord, found: Found) -> str:
     def tile(title: str, figure: Callable[[Statistics], tuple[str, str]]) -> str:
         lines = "".join(
             '<p class="figures">{} <small>{}</small></p>'.format(*map(escape, figure(statistics)))
@@ -133,7 +133,7 @@ def _curves(panels: list[str]) -> str:
     )
 
 
-def hubness(data: MinedReportData, found: Found) -> str:
+def hubness(data: MiningRecord, found: Found) -> str:
     panels = charts.hub_curves(found)
     if not panels:
         return "<p>No negatives are listed, so nothing can be a hub.</p>"
@@ -169,7 +169,7 @@ def _parts(statistics: Statistics) -> list[str]:
     return [f"first {TOP}", f"all {k}"] if k > TOP else [f"all {k}"]
 
 
-def suspects(data: MinedReportData, found: Found) -> str:
+def suspects(data: MiningRecord, found: Found) -> str:
     judged = [statistics for statistics in found if statistics.suspects is not None]
     if not judged:
         return "<p>Scores of the own pairs were not given, so suspected false negatives cannot be told.</p>"
@@ -188,7 +188,7 @@ def suspects(data: MinedReportData, found: Found) -> str:
     )
 
 
-def _gallery(data: MinedReportData, statistics: Statistics) -> str:
+def _gallery(data: MiningRecord, statistics: Statistics) -> str:
     shown = cards.suspect_cards(data, statistics)
     if not shown:
         return ""
@@ -232,7 +232,7 @@ def overlap(found: Found) -> str:
     )
 
 
-def made(data: MinedReportData, found: Found) -> str:
+def made(data: MiningRecord, found: Found) -> str:
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in data.facts.items())
     listed = f"<dl>{facts}</dl>" if facts else ""
     sentences = [*map(escape, data.excluded), *_oddities(found)]

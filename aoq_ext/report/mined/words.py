@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from aoq_ext.report.mined.direction import Direction
-from aoq_ext.report.mined.hubness import Hubness
-from aoq_ext.report.mined.overlap import Overlap
-from aoq_ext.report.mined.statistics import Statistics, median
-from aoq_ext.report.mined.suspects import Suspects
+from aoq_ext.mining.statistics.direction import Direction
+from aoq_ext.mining.statistics.hubness import Hubness
+from aoq_ext.mining.statistics.overlap import Overlap
+from aoq_ext.mining.statistics.summary import Statistics, median
+from aoq_ext.mining.statistics.suspects import Suspects
 from aoq_ext.report.svg import tick_text
 from aoq_ext.report.words import listed
 
