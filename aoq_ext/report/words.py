@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,23 @@ from aoq_ext.report.data import PairSimilarities, ReportData, Round, Split
 
 SAME = "the same to one decimal"
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "medr": "median rank"}
+
+
+class Judgement(NamedTuple):
+    style: str  # a class of style.css
+    word: str
+
+
+def judgement(better: float) -> Judgement:
+    """Of a gain of `better`, judged as it is printed."""
+    rounded = round(better, 1)
+    if rounded == 0:
+        return Judgement("", "same")
+    return Judgement("good", "better") if rounded > 0 else Judgement("bad", "worse")
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -154,3 +172,14 @@ def flattened(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         else:
             flat[name] = str(value)
     return flat
+
+
+def compared_settings(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The names under which two runs differ, and those under which they agree."""
+    names = list(dict.fromkeys([*first, *second]))
+    differing = [name for name in names if first.get(name) != second.get(name)]
+    return differing, [name for name in names if name not in differing]
+
+
+def gallery_split(data: ReportData) -> Split:
+    return next(split for split in data.splits if split.name == data.gallery_split)

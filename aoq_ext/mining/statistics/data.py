@@ -113,6 +113,10 @@ class MiningRecord:
         """N"""
         return len(self.texts.indices)
 
+    def name_of(self, image: int) -> str:
+        """For people; the number of an image without a name."""
+        return (self.image_names[image] if self.image_names is not None else "") or f"image {image}"
+
     def best_own_scores(self) -> NDArray[np.float32] | None:
         """(N,) each image's score with the best of its own texts, NaN where unknown; None without any positives."""
         if self.image_positive is not None:

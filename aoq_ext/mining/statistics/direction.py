@@ -14,7 +14,6 @@ from .data import MiningRecord, RankedLists
 class Direction:
     key: str  # "image_to_text"
     title: str  # "image → caption"
-    style: str  # CSS class of the direction where both share a figure
     anchor: str  # "image", for sentences
     candidate: str  # "caption"
     lists: RankedLists
@@ -33,7 +32,6 @@ def directions(data: MiningRecord) -> list[Direction]:
         Direction(
             "image_to_text",
             "image → caption",
-            "first",
             "image",
             "caption",
             data.texts,
@@ -47,7 +45,6 @@ def directions(data: MiningRecord) -> list[Direction]:
             Direction(
                 "text_to_image",
                 "caption → image",
-                "second",
                 "caption",
                 "image",
                 data.images,
