@@ -47,35 +47,21 @@ _STAND_INS = {name: f"#{number:06x}" for number, name in enumerate(_COLOURS, 1)}
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _STAND_INS["soft"],
-    "axes.facecolor": "none",
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.labelcolor": _STAND_INS["soft"],
-    "axes.labelsize": 13,
-    "axes.linewidth": 1,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
     "axes.titlecolor": _STAND_INS["ink"],
     "axes.titlelocation": "left",
-    "axes.titlesize": 15,
     "axes.titleweight": "bold",
-    "figure.dpi": 72,
-    "figure.facecolor": "none",
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
+    "font.size": 13,
     "grid.color": _STAND_INS["line"],
-    "grid.linewidth": 1,
-    "lines.linewidth": 2.2,
     "lines.scale_dashes": False,
-    "path.simplify": False,
+    "savefig.transparent": True,
     "svg.fonttype": "none",
-    "svg.hashsalt": "",
     "text.parse_math": False,
     "xtick.color": _STAND_INS["soft"],
-    "xtick.labelsize": 13,
-    "xtick.major.size": 4,
-    "xtick.major.width": 1,
     "ytick.color": _STAND_INS["soft"],
-    "ytick.labelsize": 13,
     "ytick.major.pad": 7,
     "ytick.major.size": 0,
 }
@@ -154,27 +140,20 @@ class Chart:
         self._tips: dict[str, list[str]] = {}
 
     def shade(self, start: float, end: float, label: str, label_at_top: bool) -> None:
-        place, rise, anchor = (1, -5, "top") if label_at_top else (0, 5, "bottom")
         self._marks.append(lambda axes: axes.axvspan(start, end, color=_STAND_INS["shade"], lw=0, zorder=0))
-        self._note(label, (start, place), "data", "axes fraction", (5, rise), ha="left", va=anchor, color="soft")
+        place, rise, align = (1, -5, "top") if label_at_top else (0, 5, "bottom")
+        self._note("soft", label, (start, place), (5, rise), xycoords=("data", "axes fraction"), ha="left", va=align)
 
     def line(self, xs: Sequence[float], ys: Sequence[float], series: str) -> None:
         """A line through the points that the axis can show, each with its value as a tool tip."""
-        points = [(x, y) for x, y in zip(xs, ys, strict=True) if self.y.shows(y)]
+        points = np.array([(x, y) for x, y in zip(xs, ys, strict=True) if self.y.shows(y)]).reshape(-1, 2)
         name = f"points-{len(self._tips)}"
-        self._tips[name] = [f"{self.x.label} {tick_text(x)}: {tick_text(y)}" for x, y in points]
+        self._tips[name] = [f"{self.x.label} {tick_text(x)}: {tick_text(y)}" for x, y in points.tolist()]
         inside, edge = (_STAND_INS[colour] for colour in (SERIES[series].colour, "card"))
         if series == "first":
             inside, edge = edge, inside
-        self._marks.append(
-            lambda axes: (
-                axes.plot(
-                    *zip(*points), **_stroke(series, 2.2), gid=name, marker="o", ms=5.2, mfc=inside, mec=edge, mew=1.2
-                )
-                if points
-                else None
-            )
-        )
+        look = {**_stroke(series, 2.2), "gid": name, "marker": "o", "ms": 5.2, "mfc": inside, "mec": edge, "mew": 1.2}
+        self._marks.append(lambda axes: axes.plot(*points.T, **look))
 
     def band(self, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], series: str) -> None:
         """The area between two curves, such as the middle 80 % of the values."""
@@ -187,10 +166,9 @@ class Chart:
 
     def outline(self, edges: NDArray[np.float64], heights: NDArray[np.float64], series: str) -> None:
         """A histogram as one filled step outline: `edges` holds one value more than `heights`."""
-        floor = self.y.low
-        self._marks.append(
-            lambda axes: axes.stairs(heights, edges, baseline=floor, fill=True, fc=_wash(series), **_edge(series, 1.8))
-        )
+        look = {**_stroke(series, 1.8), "ec": _STAND_INS[SERIES[series].colour], "fc": _wash(series)}
+        del look["color"]
+        self._marks.append(lambda axes: axes.stairs(heights, edges, baseline=self.y.low, fill=True, **look))
 
     def rule(self, x: float, series: str) -> None:
         """A vertical line over the full height, such as a median."""
@@ -199,24 +177,18 @@ class Chart:
     def level(self, y: float, label: str, series: str) -> None:
         """A horizontal line over the full width, such as a value to compare with; `label` stands at its end."""
         self._marks.append(lambda axes: axes.axhline(y, alpha=0.8, **_stroke(series, 1.2)))
-        self._note(label, (1, y), "axes fraction", "data", (-4, 5), ha="right", va="bottom", color="ink")
+        self._note("ink", label, (1, y), (-4, 5), xycoords=("axes fraction", "data"), ha="right", va="bottom")
 
-    def _note(
-        self, label: str, place: tuple[float, float], x: str, y: str, away: tuple[int, int], color: str, **how: Any
-    ) -> None:
-        colour = _STAND_INS[color]
-        self._marks.append(
-            lambda axes: axes.annotate(
-                label, place, away, xycoords=(x, y), textcoords="offset points", color=colour, fontsize=13, **how
-            )
-        )
+    def _note(self, colour: str, label: str, place: tuple[float, float], away: tuple[int, int], **where: Any) -> None:
+        look = {"color": _STAND_INS[colour], "textcoords": "offset points", **where}
+        self._marks.append(lambda axes: axes.annotate(label, place, away, **look))
 
     def render(self) -> Markup:
         buffer = io.StringIO()
         with matplotlib.style.context(["default", _STYLE]):
             figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-            frame = LEFT / WIDTH, BOTTOM / HEIGHT, (WIDTH - LEFT - RIGHT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT
-            axes = figure.add_axes(frame)
+            inner = LEFT / WIDTH, BOTTOM / HEIGHT, (WIDTH - LEFT - RIGHT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT
+            axes = figure.add_axes(inner)
             axes.set_title(self.title)
             for name, axis in (("x", self.x), ("y", self.y)):
                 axes.set(**{f"{name}scale": "log" if axis.log else "linear", f"{name}label": axis.label})
@@ -226,18 +198,13 @@ class Chart:
             for mark in self._marks:
                 mark(axes)
             axes.set(xlim=(self.x.low, self.x.high), ylim=(self.y.low, self.y.high))
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
+            figure.savefig(buffer, format="svg")
         return Markup(_inline(buffer.getvalue(), self.description, self._tips))
 
 
 def _stroke(series: str, width: float) -> dict[str, Any]:
     look = SERIES[series]
     return {"color": _STAND_INS[look.colour], "lw": width, "ls": (0, look.dashes) if look.dashes else "-"}
-
-
-def _edge(series: str, width: float) -> dict[str, Any]:
-    stroke = _stroke(series, width)
-    return {"ec": stroke.pop("color"), **stroke}
 
 
 def _wash(series: str) -> tuple[str, float]:
@@ -247,42 +214,35 @@ def _wash(series: str) -> tuple[str, float]:
 def _inline(drawn: str, description: str, tips: dict[str, list[str]]) -> str:
     """What the plotting library drew as a flat list of shapes and texts: no names that two charts of a page share."""
     figure = ElementTree.fromstring(drawn)
-    definitions = [shape for defs in figure.iter(f"{_SVG}defs") for shape in defs.iter(f"{_SVG}path")]
     for group in figure.iter(f"{_SVG}g"):
         for use, tip in zip(group.iter(f"{_SVG}use"), tips.get(group.get("id", ""), ())):
             ElementTree.SubElement(use, "title").text = tip
-    root = ElementTree.Element(
-        "svg", {"class": "panel", "viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": description}
-    )
-    shapes = {f"#{shape.get('id')}": shape for shape in definitions}
+    shapes = {f"#{shape.get('id')}": shape for defs in figure.iter(f"{_SVG}defs") for shape in defs}
+    frame = {"class": "panel", "viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": description}
+    root = ElementTree.Element("svg", frame)
     for element in figure.iter():
-        if element.tag == f"{_SVG}use":
+        kind = element.tag.removeprefix(_SVG)
+        if kind == "use":
             shape = shapes[element.attrib[_LINK]]
-            where = {"transform": f"translate({element.get('x', '0')} {element.get('y', '0')})"}
-            path = {**where, "d": shape.attrib["d"], "style": f"{shape.get('style', '')}; {element.get('style', '')}"}
-            ElementTree.SubElement(root, "path", path).extend(element)
-        elif element.tag == f"{_SVG}path" and element not in definitions and element.get("style") != "fill: none":
-            ElementTree.SubElement(root, "path", {"d": element.attrib["d"], "style": element.get("style", "")})
-        elif element.tag == f"{_SVG}text":
-            kept: dict[str, str] = {
-                name: element.attrib[name] for name in ("x", "y", "transform", "style") if name in element.attrib
-            }
-            ElementTree.SubElement(root, "text", kept).text = element.text
-    for element in root:
-        _simplify(element)
+            style = f"{shape.get('style', '')}; {element.get('style', '')}"
+            place = f"translate({element.get('x', '0')} {element.get('y', '0')})"
+            path = {"transform": place, "d": shape.attrib["d"], "style": style}
+            ElementTree.SubElement(root, "path", _simplified(path)).extend(element)
+        elif kind in ("path", "text") and "id" not in element.attrib and element.get("style") != "fill: none":
+            ElementTree.SubElement(root, kind, _simplified(element.attrib)).text = element.text
     return ElementTree.tostring(root, "unicode", short_empty_elements=False)
 
 
-def _simplify(element: ElementTree.Element) -> None:
-    """Colours of the style sheet, its fonts, and no more figures and space than can be seen."""
-    given = dict(rule.split(": ", 1) for rule in element.attrib.pop("style").split("; ") if rule)
-    if given.get("font-weight") == "700":
-        element.set("class", "title")
+def _simplified(attributes: dict[str, str]) -> dict[str, str]:
+    """Colours of the style sheet, its fonts, and no more digits and space than can be seen."""
     names = {stand_in: f"var(--{name})" for name, stand_in in _STAND_INS.items()}
+    given = dict(rule.split(": ", 1) for rule in attributes.get("style", "").split("; ") if rule)
     rules = {name: names.get(value, value) for name, value in given.items() if not name.startswith("font")}
-    element.set("style", ";".join(f"{name}:{value}" for name, value in rules.items()))
-    if element.get("transform", "").startswith("rotate(-0 "):
-        del element.attrib["transform"]
-    for name in {"d", "x", "y", "transform"} & element.attrib.keys():
-        figures = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}", element.attrib[name])
-        element.set(name, " ".join(figures.split()))
+    kept = {"style": ";".join(f"{name}:{value}" for name, value in rules.items())}
+    if given.get("font-weight") == "700":
+        kept["class"] = "title"
+    for name in ("d", "x", "y", "transform"):
+        if name in attributes and not attributes[name].startswith("rotate(-0 "):
+            rounded = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}", attributes[name])
+            kept[name] = " ".join(rounded.split())
+    return kept
