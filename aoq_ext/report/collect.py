@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aoq_ext._machine import available_cores
+from aoq_ext._machine import available_cores, processor_name
 from aoq_ext._version import __version__
 from aoq_ext.data import ImageTextData
 from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings
 from aoq_ext.report import gallery
-from aoq_ext.report.data import MinedImage, PairSimilarities, ReportData, Round, Split
-from aoq_ext.report.pair_sample import PairSample
+from aoq_ext.report.data import MinedImage, ReportData, Round, Split
 from aoq_ext.training import History, LoadedRun, OfflineLists, TrainConfig, load_run
 from aoq_ext.training.config import to_dict
+from aoq_ext.training.pair_sample import PairSample, PairSimilarities
 from aoq_ext.training.pairs import load_split
 from aoq_ext.training.run import RunFiles
 
@@ -141,17 +141,8 @@ def _mined(run: LoadedRun, train: ImageTextData, lists: OfflineLists, seed: int)
 def machine() -> str:
     """The processor as it calls itself, and how much of it torch uses."""
     cores, threads = available_cores(), torch.get_num_threads()
-    return f"{_count(cores, 'CPU core')} ({_processor()}), {platform.system()}, {_count(threads, 'torch thread')}"
+    return f"{_count(cores, 'CPU core')} ({processor_name()}), {platform.system()}, {_count(threads, 'torch thread')}"
 
 
 def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -9,16 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext.training.pair_sample import PairSimilarities
+
 Metrics = Mapping[str, float]  # the keys of aoq_ext.metrics.retrieval_metrics
-
-
-@dataclass(frozen=True)
-class PairSimilarities:
-    """PairSimilarities of the same N training pairs, seen through one model."""
-
-    positive: NDArray[np.float32]  # (N,) image and its own caption
-    online: NDArray[np.float32]  # (N,) image and the hardest wrong caption of a random batch
-    offline: NDArray[np.float32]  # (N,) image and a wrong caption drawn from its mined list
 
 
 @dataclass(frozen=True)

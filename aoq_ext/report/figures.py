@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from aoq_ext.report.charts import BINS, Axis, Chart, epoch_axis, linear_axis, log_axis, shares
-from aoq_ext.report.data import PairSimilarities, Round
+from aoq_ext.report.data import Round
+from aoq_ext.training.pair_sample import PairSimilarities
 
 SERIES = ("positive", "online", "offline")
 
@@ -17,16 +17,8 @@ def training_curves(first: Round, second: Round) -> list[Markup]:
     epochs = epoch_axis(max(len(first.loss), len(second.loss)))
     losses = np.concatenate([first.loss, second.loss])
     finite = losses[np.isfinite(losses) & (losses > 0)]
-    panels = [
-        _curves(
-            "Training loss",
-            log_axis("loss per pair", *_bounds(finite)),
-            epochs,
-            first,
-            second,
-            None,
-        )
-    ]
+    bounds = (float(finite.min()), float(finite.max())) if finite.size else (0.1, 1.0)
+    panels = [_curves("Training loss", log_axis("loss per pair", *bounds), epochs, first, second, None)]
     for key, title, label in (
         ("rsum", "Validation rsum", "rsum (percent, at most 600)"),
         ("i2t_r1", "Validation R@1, image → caption", "images answered right (%)"),
@@ -47,10 +39,6 @@ def _curves(title: str, y: Axis, x: Axis, first: Round, second: Round, key: str 
         if key == "rsum":
             panel.ring(run.best_epoch, float(values[run.best_epoch - 1]), style, radius)
     return panel.render()
-
-
-def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
-    return (float(values.min()), float(values.max())) if values.size else (0.1, 1.0)
 
 
 def similarity_histograms(first: PairSimilarities, second: PairSimilarities) -> list[Markup]:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aoq_ext.report.data import PairSimilarities, ReportData, Round, Split
+from aoq_ext.report.data import ReportData, Round, Split
+from aoq_ext.training.pair_sample import PairSimilarities
 
 SAME = "the same to one decimal"
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "medr": "median rank"}

@@ -20,7 +20,7 @@ from aoq_ext.report.mined import render_mining_report, write_mining_report
 from aoq_ext.report.mined.words import percent, score
 from tests.mined_record import empty_lists, lists_of, make_data
 
-HOSTILE = "</script><script>alert(1)</script><!-- & \"quoted\" 'too'"
+HOSTILE = "</script><script>alert(1)</script><!-- & \"quoted\" 'too' {{ 1 }} \u202eright to left\u200f"
 SECTIONS = ("hardness", "hubs", "suspects", "overlap", "making")
 
 
@@ -119,6 +119,10 @@ def test_hostile_text_is_escaped(data: MiningRecord) -> None:
         set(a) <= {"class", "src", "width", "height", "alt", "title"} for tag, a in elements.found if tag == "img"
     )
     assert statistics_in(page)["title"] == HOSTILE
+    # Captions and names stand by themselves in their direction, beside our own words.
+    cards = page.partition('class="cards"')[2].partition('id="overlap"')[0]
+    shown = re.sub(r'="[^"]*"', "", cards).split("\u202e")
+    assert len(shown) > 50 and all(part.rpartition("<bdi>")[2].startswith("&lt;/script&gt;") for part in shown[:-1])
 
 
 def test_memory_mapped_lists_give_the_same_page(data: MiningRecord, tmp_path: Path) -> None:

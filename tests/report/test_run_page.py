@@ -9,12 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from aoq_ext.data import ImageTextData
 from aoq_ext.report import (
     Answer,
     Item,
     MinedImage,
-    PairSimilarities,
     Query,
     ReportData,
     Round,
@@ -25,10 +23,11 @@ from aoq_ext.report import (
     write_report,
 )
 from aoq_ext.report.charts import linear_axis, log_axis, tick_text
-from aoq_ext.report.pair_sample import PairSample
+from aoq_ext.training.pair_sample import PairSimilarities
+from tests.tiny_data import noise_pictures
 
 SECTIONS = ("results", "method", "training", "similarity", "mined", "gallery", "limits", "settings")
-HOSTILE = "<script>alert(1)</script> & \"quoted\" 'too'"
+HOSTILE = "<script>alert(1)</script> & \"quoted\" 'too' {{ 1 }} \u202eright to left\u200f"
 EPOCHS = 6
 
 
@@ -193,7 +192,10 @@ def test_hostile_text_is_escaped() -> None:
     )
     page = render_report(data)
     assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page
+    escaped = (
+        "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quoted&#34; &#39;too&#39; {{ 1 }} \u202eright to left\u200f"
+    )
+    assert page.count(f"<bdi>{escaped}</bdi>") == 7  # each caption that is shown, by itself in its direction
     assert Elements(page).mismatched == []
     assert all(set(attributes) <= {"class", "src", "width", "height", "alt", "title"}
                for tag, attributes in Elements(page).found if tag == "img")  # fmt: skip
@@ -322,18 +324,6 @@ def test_chance_matches_a_shuffled_ranking() -> None:
     assert words.chance_rsum(split) == pytest.approx(simulated, abs=0.6)
 
 
-def make_dataset(images: int) -> ImageTextData:
-    generator = np.random.default_rng(0)
-    return ImageTextData(
-        images=generator.integers(0, 256, (images, 3, 8, 8), dtype=np.uint8),
-        captions=[f"image {image // 2} caption {number}" for image in range(images) for number in range(2)],
-        caption_image=np.repeat(np.arange(images), 2).astype(np.int64),
-        group_ids=np.arange(images, dtype=np.int64) // 2,
-        image_names=[f"name {image}" for image in range(images)],
-        name="made up",
-    )
-
-
 def test_gallery_shows_successes_and_failures_by_the_seed() -> None:
     ranks = np.array([1, 5, 1, 1, 9, 1, 2, 7, 1, 3])
     chosen = gallery.choose(ranks, seed=3)
@@ -344,7 +334,7 @@ def test_gallery_shows_successes_and_failures_by_the_seed() -> None:
 
 
 def test_gallery_answers_are_in_order_and_marked() -> None:
-    data = make_dataset(8)
+    data = noise_pictures(8)
     images = np.eye(8, dtype=np.float32)
     texts = images[data.caption_image]
     ranks = np.ones(8, np.int64), np.ones(16, np.int64)
@@ -357,7 +347,7 @@ def test_gallery_answers_are_in_order_and_marked() -> None:
 
 
 def test_mined_examples_show_each_caption_once_hardest_first() -> None:
-    data = make_dataset(8)
+    data = noise_pictures(8)
     lists = np.array([[2, 0, 2, 1, 3, -1, -1]] * 8, dtype=np.int32)
     examples = gallery.mined_examples(data, lists, seed=0)
     assert len({int(data.group_ids[image]) for image, _ in examples}) == len(examples) == 4
@@ -367,45 +357,6 @@ def test_mined_examples_show_each_caption_once_hardest_first() -> None:
         assert len(set(said)) == len(said)
     data.captions[1] = f"{data.captions[2].title()}!"  # the same words
     assert all(1 not in captions for _, captions in gallery.mined_examples(data, lists, seed=0))
-
-
-class OneHot:
-    """A model that sees an image's mean colour and reads a caption's image number."""
-
-    def embed_images(self, images):
-        import torch
-
-        return torch.from_numpy(images.reshape(len(images), -1)[:, :4].astype(np.float32) / 255)
-
-    def embed_texts(self, captions):
-        import torch
-
-        return torch.tensor([[float(caption.split()[1]), 1.0, 0.0, 0.0] for caption in captions])
-
-
-def test_similarities_agree_with_a_loop() -> None:
-    data = make_dataset(20)
-    lists = np.random.default_rng(1).integers(0, 40, (20, 6)).astype(np.int32)
-    lists[:, 4:] = -1
-    sample = PairSample.draw(data, lists, top_texts=5, batch_size=8, seed=0)
-    assert len(sample.image) == 16
-    assert (data.caption_image[sample.caption] == sample.image).all()
-    assert all(caption in lists[image, :4] for image, caption in zip(sample.image, sample.offline))
-
-    model = OneHot()
-    images = model.embed_images(data.images).numpy()
-    texts = model.embed_texts(data.captions).numpy()
-    got = sample.similarities(model, data)
-    for place, (image, caption, offline) in enumerate(zip(sample.image, sample.caption, sample.offline)):
-        batch = slice(place // 8 * 8, place // 8 * 8 + 8)
-        rivals = [
-            images[image] @ texts[other]
-            for other, owner in zip(sample.caption[batch], sample.image[batch])
-            if data.group_ids[owner] != data.group_ids[image]
-        ]
-        assert got.positive[place] == pytest.approx(images[image] @ texts[caption], rel=1e-5)
-        assert got.offline[place] == pytest.approx(images[image] @ texts[offline], rel=1e-5)
-        assert got.online[place] == pytest.approx(max(rivals), rel=1e-5)
 
 
 def test_a_run_of_a_few_epochs_says_that_it_shows_nothing() -> None:

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aoq_ext.data import ImageTextData
-from aoq_ext.report.data import PairSimilarities
+from ..data import ImageTextData
 
 _MOST_PAIRS = 8192
 
@@ -24,6 +23,15 @@ class Embedder(Protocol):
     def embed_images(self, images: np.ndarray) -> Tensor: ...
 
     def embed_texts(self, captions: list[str]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PairSimilarities:
+    """PairSimilarities of the same N training pairs, seen through one model."""
+
+    positive: NDArray[np.float32]  # (N,) image and its own caption
+    online: NDArray[np.float32]  # (N,) image and the hardest wrong caption of a random batch
+    offline: NDArray[np.float32]  # (N,) image and a wrong caption drawn from its mined list
 
 
 @dataclass(frozen=True)
