@@ -15,9 +15,10 @@ from rich.table import Table
 
 from aoq_ext._files import expanded
 from aoq_ext.data import ImageTextData, load_emoji, write_bytes_atomically
-from aoq_ext.report import ReportData, write_report
-from aoq_ext.report.collect import SPLIT_TITLES, collect
-from aoq_ext.report.words import duration, overall, rsum_difference, signed
+from aoq_ext.report.run import ReportData, write_report
+from aoq_ext.report.run.collect import SPLIT_TITLES, collect
+from aoq_ext.report.run.words import overall, rsum_difference
+from aoq_ext.report.words import duration, signed
 from aoq_ext.training import (
     ConfigError,
     DataConfig,

@@ -26,7 +26,6 @@ environment.globals |= {
     "embedded": embedded,
     "series": SERIES,
     "style": Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
-    "words": words,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from aoq_ext import demo
-from aoq_ext.report.collect import SPLIT_TITLES
+from aoq_ext.report.run.collect import SPLIT_TITLES
 from aoq_ext.training import ConfigError
 
 

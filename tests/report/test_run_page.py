@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from aoq_ext.report import (
+from aoq_ext.report.charts import linear_axis, log_axis, tick_text
+from aoq_ext.report.run import (
     Answer,
     Item,
     MinedImage,
@@ -22,7 +23,7 @@ from aoq_ext.report import (
     words,
     write_report,
 )
-from aoq_ext.report.charts import linear_axis, log_axis, tick_text
+from aoq_ext.report.words import duration, signed
 from aoq_ext.training.pair_sample import PairSimilarities
 from tests.tiny_data import noise_pictures
 
@@ -305,14 +306,14 @@ def test_axes_cover_the_data_with_round_ticks() -> None:
     ("value", "text"), [(1.26, "+1.3"), (-1.26, "−1.3"), (0.04, "0.0"), (-0.04, "0.0"), (0.0, "0.0")]
 )
 def test_signed(value: float, text: str) -> None:
-    assert words.signed(value) == text
+    assert signed(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3.14, "3.1 s"), (9.96, "10 s"), (42.0, "42 s"), (59.7, "1 min"), (104.2, "1 min 44 s")]
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_chance_matches_a_shuffled_ranking() -> None:

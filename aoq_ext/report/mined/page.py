@@ -41,7 +41,7 @@ def render_mining_report(data: MiningRecord) -> str:
         found=found,
         figures=figures,
         tables=tables,
-        mined_words=words,
+        words=words,
         mean=mean,
         is_finite=math.isfinite,
         most_cases=CASES_SHOWN,

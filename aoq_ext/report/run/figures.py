@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from aoq_ext.report.charts import BINS, Axis, Chart, epoch_axis, linear_axis, log_axis, shares
-from aoq_ext.report.data import Round
+from aoq_ext.report.run.data import Round
 from aoq_ext.training.pair_sample import PairSimilarities
 
 SERIES = ("positive", "online", "offline")

@@ -17,8 +17,8 @@ from aoq_ext._machine import available_cores, processor_name
 from aoq_ext._version import __version__
 from aoq_ext.data import ImageTextData
 from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings
-from aoq_ext.report import gallery
-from aoq_ext.report.data import MinedImage, ReportData, Round, Split
+from aoq_ext.report.run import gallery
+from aoq_ext.report.run.data import MinedImage, ReportData, Round, Split
 from aoq_ext.training import History, LoadedRun, OfflineLists, TrainConfig, load_run
 from aoq_ext.training.config import to_dict
 from aoq_ext.training.pair_sample import PairSample, PairSimilarities

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from aoq_ext._files import write_bytes_atomically
-from aoq_ext.report.data import ReportData
-from aoq_ext.report.figures import similarity_histograms, training_curves
 from aoq_ext.report.pages import render
+from aoq_ext.report.run import words
+from aoq_ext.report.run.data import ReportData
+from aoq_ext.report.run.figures import similarity_histograms, training_curves
 
 
 def render_report(data: ReportData) -> str:
@@ -16,6 +17,7 @@ def render_report(data: ReportData) -> str:
     return render(
         "run.html",
         data=data,
+        words=words,
         curves=training_curves(first, second),
         histograms=similarity_histograms(first.similarities, second.similarities),
     )
