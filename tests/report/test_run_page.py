@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from aoq_ext.report.charts import linear_axis, log_axis, tick_text
 from aoq_ext.report.run import (
     Answer,
     Item,
@@ -289,17 +288,6 @@ def test_not_finite_and_flat_curves_are_drawn() -> None:
     flat = {key: np.zeros(EPOCHS) for key in data.rounds[0].validation}
     page = render_report(replace(data, rounds=(replace(first, validation=flat), replace(first, validation=flat))))
     assert "nan" not in page.partition("<body>")[2]
-
-
-def test_axes_cover_the_data_with_round_ticks() -> None:
-    axis = linear_axis("rsum", 0.0, 347.0)
-    assert axis.low == 0.0
-    assert axis.high == 400.0
-    assert axis.ticks == (0.0, 100.0, 200.0, 300.0, 400.0)
-    logarithmic = log_axis("loss", 0.3, 40.0)
-    assert all(logarithmic.low <= tick <= logarithmic.high for tick in logarithmic.ticks)
-    assert len(logarithmic.ticks) >= 4
-    assert [tick_text(value) for value in (-0.4, 0.1 + 0.2, 0.0, 1200.0)] == ["−0.4", "0.3", "0", "1,200"]
 
 
 @pytest.mark.parametrize(
