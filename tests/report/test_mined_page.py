@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -19,42 +18,14 @@ from aoq_ext.mining.statistics.overlap import overlap
 from aoq_ext.report.mined import render_mining_report, write_mining_report
 from aoq_ext.report.mined.words import percent, score
 from tests.mined_record import empty_lists, lists_of, make_data
+from tests.report.elements import Elements, text_of
 
 HOSTILE = "</script><script>alert(1)</script><!-- & \"quoted\" 'too' {{ 1 }} \u202eright to left\u200f"
 SECTIONS = ("hardness", "hubs", "suspects", "overlap", "making")
 
 
-class Elements(HTMLParser):
-    """Every tag with its attributes, and whether all that were opened were closed in order."""
-
-    VOID = frozenset({"meta", "img", "br", "rect", "line", "circle", "polyline", "polygon", "path"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.well_formed = True
-        self.feed(page)
-        self.close()
-        self.well_formed = self.well_formed and not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID and (not self.open or self.open.pop() != tag):
-            self.well_formed = False
-
-
 def statistics_in(page: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="statistics">(.*?)</script>', page, re.S)[1])
-
-
-def text_of(page: str) -> str:
-    body = page.partition("<body>")[2].partition("<script")[0]
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
 
 
 def check_page(data: MiningRecord) -> str:

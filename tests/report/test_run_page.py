@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from aoq_ext.report.run import (
 )
 from aoq_ext.report.words import duration, signed
 from aoq_ext.training.pair_sample import PairSimilarities
+from tests.report.elements import Elements, text_of
 from tests.tiny_data import noise_pictures
 
 SECTIONS = ("results", "method", "training", "similarity", "mined", "gallery", "limits", "settings")
@@ -96,42 +96,9 @@ def make_data(*changes: float) -> ReportData:
     )
 
 
-def text_of(page: str) -> str:
-    """What a reader sees, without the style sheet, with single spaces."""
-    body = page.partition("<body>")[2]
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     return render_report(make_data(1.0, -0.5))
-
-
-class Elements(HTMLParser):
-    """Every tag with its attributes, and the tags that were left open."""
-
-    VOID = frozenset({"meta", "img", "br", "rect", "line", "circle", "polyline", "path"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.mismatched: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self.VOID:
-            return
-        if not self.open or self.open.pop() != tag:
-            self.mismatched.append(tag)
 
 
 def test_every_section_is_there_and_linked(page: str) -> None:
@@ -141,9 +108,7 @@ def test_every_section_is_there_and_linked(page: str) -> None:
 
 
 def test_html_is_well_formed(page: str) -> None:
-    elements = Elements(page)
-    assert elements.mismatched == []
-    assert elements.open == []
+    assert Elements(page).well_formed
 
 
 def test_nothing_is_loaded_from_anywhere(page: str) -> None:
@@ -196,7 +161,7 @@ def test_hostile_text_is_escaped() -> None:
         "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quoted&#34; &#39;too&#39; {{ 1 }} \u202eright to left\u200f"
     )
     assert page.count(f"<bdi>{escaped}</bdi>") == 7  # each caption that is shown, by itself in its direction
-    assert Elements(page).mismatched == []
+    assert Elements(page).well_formed
     assert all(set(attributes) <= {"class", "src", "width", "height", "alt", "title"}
                for tag, attributes in Elements(page).found if tag == "img")  # fmt: skip
 
