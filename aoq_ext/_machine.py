@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def available_cores(root: Path = _ROOT) -> int:
         if len(quota) == 2 and quota[1] > 0:
             cores = min(cores, -(-quota[0] // quota[1]))
     return max(1, cores)
+
+
+def processor_name(root: Path = _ROOT) -> str:
+    """The processor as it calls itself; its architecture where it does not say."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:

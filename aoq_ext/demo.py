@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,27 +15,14 @@ from rich.table import Table
 
 from aoq_ext._files import expanded
 from aoq_ext.data import ImageTextData, load_emoji, write_bytes_atomically
-from aoq_ext.report import ReportData, write_report
-from aoq_ext.report.collect import SPLIT_TITLES, collect
-from aoq_ext.report.words import duration, overall, rsum_difference, signed
-from aoq_ext.training import (
-    ConfigError,
-    DataConfig,
-    History,
-    LossConfig,
-    OfflineConfig,
-    OfflineLists,
-    TrainConfig,
-    load_config,
-    load_run,
-    mine_run,
-    train,
-)
-from aoq_ext.training.config import check, check_same_run, to_dict
-from aoq_ext.training.offline import fingerprint_weights
-from aoq_ext.training.run import RunFiles
+from aoq_ext.report.run import ReportData, write_report
+from aoq_ext.report.run.collect import SPLIT_TITLES, collect
+from aoq_ext.report.run.words import overall, rsum_difference
+from aoq_ext.report.words import duration, signed
+from aoq_ext.training import DataConfig, LossConfig, OfflineConfig, OfflineLists, TrainConfig
+from aoq_ext.training.config import check
+from aoq_ext.training.recipe import STEPS, Evaluation, Recipe, run_rounds
 
-STEPS = ("round 1", "mining", "round 2", "evaluation")
 _SAMPLE = 128
 
 
@@ -50,24 +37,25 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
     """
     console = console or Console()
     folder = expanded(Path(output_dir)).resolve()
-    first, second = configurations(folder, seed, quick)
-    check(first)
-    _refuse_other_settings(first, folder)
+    recipe = demo_recipe(folder, seed, quick)
+    check(recipe.first)
     clock = StepClock(folder / "seconds.json")
 
-    _train(first, STEPS[0], "online triplets", clock, console)
-    lists = _mine(first, second, clock, console)
-    _train(second, STEPS[2], "adaptive offline quintuplets, from random weights", clock, console)
+    def on_step(steps: int) -> None:
+        if steps % recipe.first.log_every == 0:
+            clock.note()
 
-    _announce(console, STEPS[3], f"both models on {', '.join(SPLIT_TITLES)}")
+    run_rounds(recipe, console=console, on_step=on_step, measure=clock.measure)
+    console.rule(f"[bold]{STEPS[3]}[/bold]: both models on {', '.join(SPLIT_TITLES)}", align="left")
     with clock.measure(STEPS[3], afresh=True):
-        data = collect(Path(first.run), Path(second.run), lists, tuple(SPLIT_TITLES), clock.seconds)
+        lists = OfflineLists.load(recipe.lists)
+        data = collect(Path(recipe.first.run), Path(recipe.second.run), lists, tuple(SPLIT_TITLES), clock.seconds)
     report = write_report(replace(data, seconds=dict(clock.seconds)), folder / "report.html")
     _summarise(data, report, sum(clock.seconds.values()), console)
     return report
 
 
-def configurations(folder: Path, seed: int, quick: bool) -> tuple[TrainConfig, TrainConfig]:
+def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
     """Both rounds: the same in everything but the loss and the offline negatives it needs."""
     first = TrainConfig(run=str(folder / "round1"), seed=seed)
     if quick:
@@ -79,23 +67,13 @@ def configurations(folder: Path, seed: int, quick: bool) -> tuple[TrainConfig, T
         loss=LossConfig(objective="adaptive_quintuplet"),
         offline=OfflineConfig(lists=str(folder / "negatives")),
     )
-    return first, second
+    return Recipe(folder, first, second, tuple(map(Evaluation, SPLIT_TITLES)))
 
 
 def load_sample(split: str, root: str | Path | None = None) -> ImageTextData:
     """The first pictures of a split of the bundled data."""
     data = load_emoji(split, root)
     return data.subset(range(min(len(data), _SAMPLE)), name=f"{data.name}, the first {_SAMPLE} images")
-
-
-def _refuse_other_settings(first: TrainConfig, folder: Path) -> None:
-    files = RunFiles(first.run)
-    if not files.config.is_file():
-        return
-    try:
-        check_same_run(to_dict(first), to_dict(load_config(files.config)))
-    except ConfigError as error:
-        raise ConfigError(f"{folder} holds a demo with other settings; choose another --out or delete it") from error
 
 
 class StepClock:
@@ -105,66 +83,24 @@ class StepClock:
         self._path = path
         known = json.loads(path.read_text()) if path.is_file() else {}
         self.seconds: dict[str, float] = {step: known[step] for step in STEPS if step in known}
+        self._running: tuple[str, float] | None = None  # the step, and the time at which it would have begun in one go
 
     @contextmanager
-    def measure(self, step: str, *, afresh: bool = False) -> Iterator[Callable[[], None]]:
-        """Add the time of the block to what earlier attempts took, or let it count alone.
-
-        The block gets a function that notes the time so far, for work that may be killed half-way.
-        """
-        earlier = 0.0 if afresh else self.seconds.get(step, 0.0)
-        started = time.perf_counter()
-
-        def note() -> None:
-            self.seconds[step] = earlier + time.perf_counter() - started
-            write_bytes_atomically(self._path, json.dumps(self.seconds, indent=2).encode() + b"\n")
-
+    def measure(self, step: str, *, afresh: bool = False) -> Iterator[None]:
+        """Add the time of the block to what earlier attempts took, or let it count alone."""
+        self._running = step, time.perf_counter() - (0.0 if afresh else self.seconds.get(step, 0.0))
         try:
-            yield note
+            yield
         finally:
-            note()
+            self.note()
+            self._running = None
 
-
-def _train(config: TrainConfig, step: str, what: str, clock: StepClock, console: Console) -> None:
-    _announce(console, step, f"{what}, {config.epochs} epochs")
-    history = RunFiles(config.run).history
-    finished = history.is_file() and len(History.load(history).epochs) == config.epochs
-    if finished:
-        train(config, resume=True, console=console)  # does nothing but check that it is this configuration's run
-        console.print(f"done before, in {duration(clock.seconds.get(step, 0.0))}")
-        return
-    with clock.measure(step) as note:
-
-        def on_step(steps: int) -> None:
-            if steps % config.log_every == 0:
-                note()
-
-        train(config, resume=True, console=console, on_step=on_step)
-
-
-def _mine(first: TrainConfig, second: TrainConfig, clock: StepClock, console: Console) -> OfflineLists:
-    """The lists of the first run's best weights, from the disk where they are already there."""
-    offline = second.offline
-    _announce(console, STEPS[1], f"{offline.top_texts} captions per image, {offline.top_images} images per caption")
-    run = load_run(first.run)
-    folder = Path(str(offline.lists))
-    try:
-        lists = OfflineLists.load(folder)
-    except ConfigError:
-        lists = None
-    if lists is not None and lists.weights_fingerprint == fingerprint_weights(run.model.state_dict()):
-        console.print(f"done before, in {duration(clock.seconds.get(STEPS[1], 0.0))}")
-        return lists
-    with clock.measure(STEPS[1], afresh=True):
-        lists = mine_run(run, offline.top_texts, offline.top_images)
-        lists.save(folder)
-    size = f"{len(lists.texts):,} images × {len(lists.images):,} captions"
-    console.print(f"{size} in {duration(clock.seconds[STEPS[1]])}", highlight=False)
-    return lists
-
-
-def _announce(console: Console, step: str, what: str) -> None:
-    console.rule(f"[bold]{step}[/bold]: {escape(what)}", align="left")
+    def note(self) -> None:
+        """Keep the time so far, of work that may be killed half-way."""
+        if self._running is not None:
+            step, began = self._running
+            self.seconds[step] = time.perf_counter() - began
+            write_bytes_atomically(self._path, json.dumps(self.seconds, indent=2).encode() + b"\n")
 
 
 def _summarise(data: ReportData, report: Path, seconds: float, console: Console) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from gpu_targets import COMPILED, EAGER, MM, OURS, PRODUCT, TARGETS, Values, values_of
 
-from aoq_ext.report.style import STYLE
-from aoq_ext.report.svg import Panel, log_axis
+from aoq_ext.report.charts import Chart, log_axis
+from aoq_ext.report.pages import environment
 
-# CSS classes of the series (aoq_ext/report/style.py).
-CLASSES = {OURS: "positive", EAGER: "first", COMPILED: "second", MM: "online", PRODUCT: "offline"}
+# How each form is drawn (aoq_ext/report/charts.py).
+STYLES = {OURS: "positive", EAGER: "first", COMPILED: "second", MM: "online", PRODUCT: "offline"}
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 OPERANDS = 6
 # Rows that no form can avoid to read or write, in units of all six operands.
@@ -104,16 +103,23 @@ def resource_table(records: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+PAGE = """
+{% extends "base.html" %}
+{% from "parts.html" import figure %}
+{% set kind, title = "benchmark", "Loss on a GPU" %}
+{% set sections = {"times": "Time against the batch size"} %}
+{% block header %}<h1>{{ title }}</h1>{% endblock %}
+{% block times %}{% call figure(panels, names) %}{{ facts }}{% endcall %}{% endblock %}
+"""
+
+
 def page(report: dict[str, Any]) -> str:
     """Self-contained HTML: time against B, a panel a dtype; the bare product is the floor."""
     panels = [panel(report["records"], dtype) for dtype in ELEMENT_BYTES]
-    legend = "".join(f'<li><span class="chip {name}" style="background:var(--c)"></span>{escape(form)}</li>'
-                     for form, name in CLASSES.items())  # fmt: skip
-    facts = escape(", ".join(f"{name} {value}" for name, value in report["environment"].items()))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Loss on a GPU</title><style>{STYLE}</style>'
-        f'<main><h1>Loss on a GPU</h1><p class="small">{facts}</p><ul class="legend">{legend}</ul>'
-        f'<div class="grid">{"".join(panels)}</div></main></html>\n'
+    return environment.from_string(PAGE).render(
+        panels=[drawn for drawn in panels if drawn],
+        names={name: form for form, name in STYLES.items()},
+        facts=", ".join(f"{name} {value}" for name, value in report["environment"].items()),
     )
 
 
@@ -121,7 +127,7 @@ def panel(records: Sequence[dict[str, Any]], dtype: str) -> str:
     series: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         seconds = record["values"].get("forward" if record["form"] == PRODUCT else "both")
-        if record["dtype"] == dtype and record["width"] == 1024 and record["form"] in CLASSES and seconds:
+        if record["dtype"] == dtype and record["width"] == 1024 and record["form"] in STYLES and seconds:
             series.setdefault(record["form"], []).append((record["count"], seconds * 1e3))
     points = [point for line in series.values() for point in line]
     if not points:
@@ -129,8 +135,8 @@ def panel(records: Sequence[dict[str, Any]], dtype: str) -> str:
     counts, times = zip(*points)
     title = f"Forward + backward, {dtype}, D = 1024"
     y = log_axis("milliseconds", min(times), max(times))
-    chart = Panel(title, f"{title}: time against the batch size", log_axis("B", min(counts), max(counts)), y)
+    chart = Chart(title, f"{title}: time against the batch size", log_axis("B", min(counts), max(counts)), y)
     for form, line in series.items():
         xs, ys = zip(*sorted(line))
-        chart.line(xs, ys, CLASSES[form])
+        chart.line(xs, ys, STYLES[form])
     return chart.render()

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from aoq_ext.data import ImageTextData
+
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple")
 THINGS = ("cat", "dog", "boat", "house", "tree")
 TEMPLATES = (
@@ -110,3 +112,16 @@ def edit_json(path: Path, image: int, **changes: Any) -> None:
 def write_captions(folder: Path, split: str, captions: Sequence[str | bytes]) -> None:
     lines = [caption if isinstance(caption, bytes) else caption.encode() for caption in captions]
     (folder / f"{split}_caps.txt").write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def noise_pictures(images: int) -> ImageTextData:
+    """Pictures of noise, two captions each, two pictures a group."""
+    generator = np.random.default_rng(0)
+    return ImageTextData(
+        images=generator.integers(0, 256, (images, 3, 8, 8), dtype=np.uint8),
+        captions=[f"image {image // 2} caption {number}" for image in range(images) for number in range(2)],
+        caption_image=np.repeat(np.arange(images), 2).astype(np.int64),
+        group_ids=np.arange(images, dtype=np.int64) // 2,
+        image_names=[f"name {image}" for image in range(images)],
+        name="made up",
+    )

@@ -15,7 +15,8 @@ from aoq_ext.mining.files import MinedFiles
 from aoq_ext.mining.lists_folder import read_lists
 from aoq_ext.mining.manifest import MANIFEST
 from aoq_ext.mining.rules import positive_scores
-from aoq_ext.report.mined import Lists, MinedReportData, write_mining_report
+from aoq_ext.mining.statistics import MiningRecord, RankedLists
+from aoq_ext.report.mined import write_mining_report
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from aoq_ext.training.load import LoadedRun
     from aoq_ext.training.offline import OfflineLists
 
-Earlier = tuple[Lists | None, Lists | None]  # of images and of texts
+Earlier = tuple[RankedLists | None, RankedLists | None]  # of images and of texts
 
 _RULES = {
     "skip": "the {} hardest of every list were left out",
@@ -63,7 +64,7 @@ def report_on_files(
         excluded.append("What has the anchor's id is none of its negatives.")
     if arguments.get("anchor_labels") is not None:
         excluded.append(_REPEATED)
-    data = MinedReportData(
+    data = MiningRecord(
         title=f"Hard negatives of {mined.folder.name}",
         texts=of_images,
         text_count=(anchors if swapped else candidates).shape[0],
@@ -106,7 +107,7 @@ def report_on_run(
     excluded = ["Images of one group, and their captions, are none of each other's negatives.", *_by_the_rules(rules)]
     if not rules["repeated_captions"]:
         excluded.append(_REPEATED)
-    page = MinedReportData(
+    page = MiningRecord(
         title=f"Hard negatives of {data.name}",
         texts=of_images,
         text_count=len(data.captions),
@@ -145,8 +146,8 @@ def _embeddings(rows: Tensor, ids: Tensor) -> Embeddings:
     return Embeddings(TensorSource(rows.cpu()), ids)
 
 
-def _lists(indices: Any, scores: Any) -> Lists | None:
-    return None if indices is None else Lists(indices, scores)
+def _lists(indices: Any, scores: Any) -> RankedLists | None:
+    return None if indices is None else RankedLists(indices, scores)
 
 
 def open_earlier(folder: Path, images: int, texts: int, sides: str | None = None) -> Earlier:
@@ -173,4 +174,5 @@ def _open_earlier(folder: Path, manifest: Any, swapped: bool) -> Earlier:
         lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
         return lists[::-1] if swapped else lists
     arrays = read_lists(folder)[1]
-    return Lists(arrays["texts"], arrays.get("text_scores")), Lists(arrays["images"], arrays.get("image_scores"))
+    texts, images = (RankedLists(arrays[f"{name}s"], arrays.get(f"{name}_scores")) for name in ("text", "image"))
+    return texts, images

@@ -13,7 +13,18 @@ from typing import Any
 from aoq_ext._files import expanded, nearest_existing
 
 # Modules that only an extra brings, by the name they are imported with.
-TRAIN_MODULES = {"jsonargparse", "lightning_fabric", "numpy", "PIL", "rich", "safetensors", "tensorboard", "yaml"}
+TRAIN_MODULES = {
+    "jinja2",
+    "jsonargparse",
+    "lightning_fabric",
+    "matplotlib",
+    "numpy",
+    "PIL",
+    "rich",
+    "safetensors",
+    "tensorboard",
+    "yaml",
+}
 
 
 class UsageError(Exception):

@@ -41,7 +41,9 @@ class RetrievalRanks:
         once = torch.ones(1, len(self.i2t), dtype=torch.int64, device="cpu")
         return {key: float(value) for key, value in _average(list(self._folds()), once).items()}
 
-    def bootstrap(self, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
+    def bootstrap(
+        self, resamples: int = 1000, level: float = 0.95, seed: int = 0, over: RetrievalRanks | None = None
+    ) -> dict[str, tuple[float, float]]:
         """Percentile intervals of all metrics: ``(low, high)`` under the keys of `metrics`.
 
         The unit that is drawn, with replacement, is an image with all its texts: the texts of an image succeed and
@@ -53,9 +55,13 @@ class RetrievalRanks:
             resamples: how often a test set is drawn, at least 1.
             level: the share of the resampled metrics inside an interval, between 0 and 1.
             seed: the same seed gives the same intervals, on every device.
+            over: ranks of the same queries by another model. The intervals are then those of the differences, these
+                metrics less those of ``over``, both measured on the same drawn test sets.
         """
         resamples, level, seed = checked_bootstrap(resamples, level, seed)
-        folds = list(self._folds())
+        if over is not None:
+            _check_same_queries(self, over)
+        folds, others = list(self._folds()), None if over is None else list(over._folds())
         generator = torch.Generator().manual_seed(seed)
         size = len(self.i2t) // self.folds
         step = max(1, _CHUNK_COUNTS // len(self.t2i))
@@ -65,7 +71,11 @@ class RetrievalRanks:
             counts = torch.zeros(rows, self.folds, size, dtype=torch.int64, device="cpu")
             drawn = torch.randint(size, counts.shape, generator=generator, device="cpu")
             counts.scatter_add_(2, drawn, torch.ones_like(drawn))
-            chunks.append(_average(folds, counts.flatten(1)))
+            drawn_metrics = _average(folds, counts.flatten(1))
+            if others is not None:
+                theirs = _average(others, counts.flatten(1))
+                drawn_metrics = {key: values - theirs[key] for key, values in drawn_metrics.items()}
+            chunks.append(drawn_metrics)
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device="cpu")
         intervals = {}
         for key in chunks[0]:
@@ -129,6 +139,16 @@ def _average(folds: list[dict[str, _Queries]], counts: Tensor) -> dict[str, Tens
     recalls = [metrics[f"{way}_r{level}"] for way in WAYS for level in RECALL_LEVELS]
     metrics["rsum"] = sum(recalls[1:], recalls[0])
     return metrics
+
+
+def _check_same_queries(ranks: RetrievalRanks, over: RetrievalRanks) -> None:
+    if not isinstance(over, RetrievalRanks):
+        raise TypeError(f"over must be RetrievalRanks, got {type(over).__name__}")
+    got, expected = ((len(each.i2t), len(each.t2i), each.folds) for each in (over, ranks))
+    if got != expected:
+        raise ValueError(f"over must have as many images, texts and folds, {expected}, got {got}")
+    if not torch.equal(over.text_image_index.cpu(), ranks.text_image_index.cpu()):
+        raise ValueError("over must have the same text_image_index, got another")
 
 
 def checked_bootstrap(resamples: int, level: float, seed: int) -> tuple[int, float, int]:

@@ -1,17 +1,1 @@
-"""The demo's HTML report: plain data in, one self-contained page out."""
-
-from aoq_ext.report.data import Answer, Item, MinedImage, Query, ReportData, Round, Similarities, Split
-from aoq_ext.report.page import render_report, write_report
-
-__all__ = [
-    "Answer",
-    "Item",
-    "MinedImage",
-    "Query",
-    "ReportData",
-    "Round",
-    "Similarities",
-    "Split",
-    "render_report",
-    "write_report",
-]
+"""The pages of `aoq demo` and `aoq mine --report`: data in, one self-contained HTML file out."""

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,22 +139,41 @@ def run_recipe(
 
     ConfigError when the folder holds anything of another recipe, or a split is missing, before any work.
     """
+    console = console or Console()
+    device = run_rounds(recipe, device=device, console=console, on_step=on_step)
+    results = _evaluate(recipe, device, console)
+    _summarise(recipe, results, console)
+    return results
+
+
+def run_rounds(
+    recipe: Recipe,
+    *,
+    console: Console,
+    device: str | None = None,
+    on_step: Callable[[int], None] | None = None,
+    measure: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> str:
+    """`run_recipe` without the evaluation; returns the device.
+
+    Args:
+        measure: entered with a step's name around whatever of it is not done yet.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             "expected one process for a recipe, got several; train its rounds by `torchrun ... -m -- aoq_ext train`, "
             "and the recipe skips them (docs/training.md)"
         )
-    console = console or Console()
     _refuse_other_settings(recipe)
     for split in {each.split for each in recipe.evaluations}:
         load_split(recipe.first.data, split)
     device = device or str(Fabric(accelerator=recipe.first.accelerator, devices=1).device)
-    _train(recipe.first, STEPS[0], "online triplets", console, on_step)
-    _mine(recipe, device, console)
-    _train(recipe.second, STEPS[2], f"{recipe.second.loss.objective}, from random weights", console, on_step)
-    results = _evaluate(recipe, device, console)
-    _summarise(recipe, results, console)
-    return results
+    _train(recipe.first, STEPS[0], "online triplets", console, on_step, measure)
+    mined = (recipe.lists / MANIFEST).is_file()
+    with nullcontext() if mined else measure(STEPS[1]):
+        _mine(recipe, device, console)
+    _train(recipe.second, STEPS[2], f"{recipe.second.loss.objective}, from random weights", console, on_step, measure)
+    return device
 
 
 def _refuse_other_settings(recipe: Recipe) -> None:
@@ -171,13 +191,21 @@ def _refuse_other_settings(recipe: Recipe) -> None:
             ) from error
 
 
-def _train(config: TrainConfig, step: str, what: str, console: Console, on_step: Callable[[int], None] | None) -> None:
+def _train(
+    config: TrainConfig,
+    step: str,
+    what: str,
+    console: Console,
+    on_step: Callable[[int], None] | None,
+    measure: Callable[[str], AbstractContextManager[object]],
+) -> None:
     _announce(console, step, f"{what}, {config.epochs} epochs")
     history = RunFiles(config.run).history
-    done = len(History.load(history).epochs) if history.is_file() else 0
+    done = history.is_file() and len(History.load(history).epochs) == config.epochs
     # A finished run is only checked to be this configuration's, on this data and these lists.
-    train(config, resume=True, console=console, on_step=on_step)
-    if done == config.epochs:
+    with nullcontext() if done else measure(step):
+        train(config, resume=True, console=console, on_step=on_step)
+    if done:
         console.print(f"done before: {config.run}", highlight=False, soft_wrap=True)
 
 

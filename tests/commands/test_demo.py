@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from aoq_ext import demo
-from aoq_ext.report.collect import SPLIT_TITLES
-from aoq_ext.training import ConfigError
+from aoq_ext.report.run.collect import SPLIT_TITLES
+from aoq_ext.training import ConfigError, recipe
 
 
 def run(folder: Path, seed: int = 0) -> str:
@@ -99,11 +99,11 @@ def test_interrupted_demo_goes_on(finished, tmp_path, monkeypatch) -> None:
 
         return train(config, on_step=then_stop, **options)
 
-    train = demo.train
-    monkeypatch.setattr(demo, "train", stop)
+    train = recipe.train
+    monkeypatch.setattr(recipe, "train", stop)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
-    monkeypatch.setattr(demo, "train", train)
+    monkeypatch.setattr(recipe, "train", train)
     partial = json.loads((tmp_path / "seconds.json").read_text())
     assert steps == [1, 2, 3, 4, 5]
 
@@ -116,12 +116,13 @@ def test_interrupted_demo_goes_on(finished, tmp_path, monkeypatch) -> None:
 
 def test_other_settings_need_another_folder(finished) -> None:
     folder, _ = finished
-    with pytest.raises(ConfigError, match="holds a demo with other settings; choose another --out"):
+    with pytest.raises(ConfigError, match="holds a round 1 with other settings; choose another --out"):
         demo.run_demo(folder, seed=1, quick=True, console=Console(file=io.StringIO()))
 
 
 def test_rounds_differ_in_the_loss_alone(tmp_path) -> None:
-    first, second = demo.configurations(tmp_path, seed=3, quick=False)
+    rounds = demo.demo_recipe(tmp_path, seed=3, quick=False)
+    first, second = rounds.first, rounds.second
     assert first.loss.objective == "online_triplet"
     assert second.loss.objective == "adaptive_quintuplet"
     assert second.offline.lists == str(tmp_path / "negatives")

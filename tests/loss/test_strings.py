@@ -14,14 +14,14 @@ from aoq_ext import cli
 from aoq_ext.data import ImageTextData, Pictures, Vocabulary
 from aoq_ext.data.verify import verify
 from aoq_ext.mining import caption_labels
-from aoq_ext.report.mined.data import Lists, MinedReportData
+from aoq_ext.mining.statistics import MiningRecord, RankedLists
 from aoq_ext.training.evaluation import evaluate_ensemble
 from aoq_ext.training.parse import parse_config
 from aoq_ext.training.recipe import read_recipe
 from aoq_ext.training.tokens import encode_captions
 from tests.tiny_data import write_precomputed
 
-LISTS = Lists(np.zeros((3, 1), np.int64), np.zeros((3, 1), np.float32))
+LISTS = RankedLists(np.zeros((3, 1), np.int64), np.zeros((3, 1), np.float32))
 
 
 def data(**changes: Any) -> ImageTextData:
@@ -42,9 +42,9 @@ ENTRIES: dict[str, tuple[str, Callable[[Any, Path], object]]] = {
     "image_names": ("image_names", lambda text, folder: data(image_names=text)),
     "Pictures": ("paths", lambda text, folder: Pictures(text)),
     "verify": ("splits", lambda text, folder: verify(write_precomputed(folder / "set"), splits=text)),
-    "report": ("captions", lambda text, folder: MinedReportData("", LISTS, 3, captions=text)),
-    "report's names": ("image_names", lambda text, folder: MinedReportData("", LISTS, 3, image_names=text)),
-    "report's rules": ("excluded", lambda text, folder: MinedReportData("", LISTS, 3, excluded=text)),
+    "report": ("captions", lambda text, folder: MiningRecord("", LISTS, 3, captions=text)),
+    "report's names": ("image_names", lambda text, folder: MiningRecord("", LISTS, 3, image_names=text)),
+    "report's rules": ("excluded", lambda text, folder: MiningRecord("", LISTS, 3, excluded=text)),
     "main": ("argv", lambda text, folder: cli.main(text)),
     "parse_config": ("arguments", lambda text, folder: parse_config(text)),
     "evaluate_ensemble": ("runs", lambda text, folder: evaluate_ensemble(text, "test")),

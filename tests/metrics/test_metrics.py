@@ -275,6 +275,30 @@ def test_bootstrap_of_a_known_case() -> None:
     )
 
 
+def test_paired_bootstrap_is_of_the_differences_on_the_same_sets() -> None:
+    generator = torch.Generator().manual_seed(0)
+    owners = torch.arange(300).repeat_interleave(5)
+    i2t, t2i = (torch.randint(1, 30, (count,), generator=generator) for count in (300, 1500))
+    before = RetrievalRanks(i2t, t2i, owners)
+    after = RetrievalRanks((i2t - 3).clamp(min=1), (t2i - 3).clamp(min=1), owners)
+    low, high = after.bootstrap(2000, over=before)["rsum"]
+    assert 0 < low < after.metrics()["rsum"] - before.metrics()["rsum"] < high
+    for seed in range(3):
+        one, other = (ranks.bootstrap(1, seed=seed)["rsum"][0] for ranks in (after, before))
+        assert after.bootstrap(1, seed=seed, over=before)["rsum"] == pytest.approx((one - other, one - other))
+    assert set(before.bootstrap(50, over=before).values()) == {(0.0, 0.0)}
+
+
+def test_paired_bootstrap_wants_the_same_queries() -> None:
+    ranks = ranks_of([1, 1], [1, 1], [0, 1])
+    with pytest.raises(TypeError, match="over must be RetrievalRanks, got dict"):
+        ranks.bootstrap(over={})
+    with pytest.raises(ValueError, match=r"over must have as many .*, \(2, 2, 1\), got \(1, 2, 1\)"):
+        ranks.bootstrap(over=ranks_of([1], [1, 1], [0, 0]))
+    with pytest.raises(ValueError, match="over must have the same text_image_index"):
+        ranks.bootstrap(over=ranks_of([1, 1], [1, 1], [1, 0]))
+
+
 def test_bootstrap_degenerate_cases() -> None:
     perfect = ranks_of([1, 1], [1, 1, 1], [0, 0, 1]).bootstrap(20)
     assert perfect["rsum"] == (600.0, 600.0)

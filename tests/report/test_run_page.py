@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from aoq_ext.data import ImageTextData
-from aoq_ext.report import (
+from aoq_ext.report.run import (
     Answer,
     Item,
     MinedImage,
     Query,
     ReportData,
     Round,
-    Similarities,
     Split,
     gallery,
     render_report,
     words,
     write_report,
 )
-from aoq_ext.report.interval import rsum_interval
-from aoq_ext.report.pair_sample import PairSample
-from aoq_ext.report.svg import linear_axis, log_axis, tick_text
+from aoq_ext.report.words import duration, signed
+from aoq_ext.training.pair_sample import PairSimilarities
+from tests.report.elements import Elements, text_of
+from tests.tiny_data import noise_pictures
 
 SECTIONS = ("results", "method", "training", "similarity", "mined", "gallery", "limits", "settings")
-HOSTILE = "<script>alert(1)</script> & \"quoted\" 'too'"
+HOSTILE = "<script>alert(1)</script> & \"quoted\" 'too' {{ 1 }} \u202eright to left\u200f"
 EPOCHS = 6
 
 
@@ -53,7 +51,7 @@ def make_round(label: str, objective: str, gain: float, seed: int) -> Round:
     values = [generator.normal(mean, 0.1, 500).astype(np.float32) for mean in (0.7 + gain / 1000, 0.4, 0.6)]
     validation = {"rsum": rsum, "i2t_r1": rsum / 12, "t2i_r1": rsum / 12}
     settings = {"seed": 0, "loss": {"objective": objective}, "offline": {"lists": None}}
-    return Round(label, np.geomspace(30, 0.5, EPOCHS), validation, 2, EPOCHS, Similarities(*values), settings)
+    return Round(label, np.geomspace(30, 0.5, EPOCHS), validation, 2, EPOCHS, PairSimilarities(*values), settings)
 
 
 def make_item(generator: np.random.Generator, caption: str) -> Item:
@@ -98,42 +96,9 @@ def make_data(*changes: float) -> ReportData:
     )
 
 
-def text_of(page: str) -> str:
-    """What a reader sees, without the style sheet, with single spaces."""
-    body = page.partition("<body>")[2]
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     return render_report(make_data(1.0, -0.5))
-
-
-class Elements(HTMLParser):
-    """Every tag with its attributes, and the tags that were left open."""
-
-    VOID = frozenset({"meta", "img", "br", "rect", "line", "circle", "polyline", "path"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.mismatched: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self.VOID:
-            return
-        if not self.open or self.open.pop() != tag:
-            self.mismatched.append(tag)
 
 
 def test_every_section_is_there_and_linked(page: str) -> None:
@@ -143,9 +108,7 @@ def test_every_section_is_there_and_linked(page: str) -> None:
 
 
 def test_html_is_well_formed(page: str) -> None:
-    elements = Elements(page)
-    assert elements.mismatched == []
-    assert elements.open == []
+    assert Elements(page).well_formed
 
 
 def test_nothing_is_loaded_from_anywhere(page: str) -> None:
@@ -194,8 +157,11 @@ def test_hostile_text_is_escaped() -> None:
     )
     page = render_report(data)
     assert "<script" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp;" in page
-    assert Elements(page).mismatched == []
+    escaped = (
+        "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quoted&#34; &#39;too&#39; {{ 1 }} \u202eright to left\u200f"
+    )
+    assert page.count(f"<bdi>{escaped}</bdi>") == 7  # each caption that is shown, by itself in its direction
+    assert Elements(page).well_formed
     assert all(set(attributes) <= {"class", "src", "width", "height", "alt", "title"}
                for tag, attributes in Elements(page).found if tag == "img")  # fmt: skip
 
@@ -259,8 +225,8 @@ def test_weights_from_the_warmup_are_owned_up_to(epochs: tuple[int, int], warnin
 
 
 def test_similarity_text_follows_the_medians() -> None:
-    def similarities(positive: float, offline: float) -> Similarities:
-        return Similarities(*(np.full(4, value, np.float32) for value in (positive, 0.1, offline)))
+    def similarities(positive: float, offline: float) -> PairSimilarities:
+        return PairSimilarities(*(np.full(4, value, np.float32) for value in (positive, 0.1, offline)))
 
     wide, narrow, wrong = similarities(0.8, 0.3), similarities(0.8, 0.7), similarities(0.5, 0.6)
     assert "widens from 0.10 to 0.50" in words.similarity_takeaway(narrow, wide)
@@ -289,29 +255,18 @@ def test_not_finite_and_flat_curves_are_drawn() -> None:
     assert "nan" not in page.partition("<body>")[2]
 
 
-def test_axes_cover_the_data_with_round_ticks() -> None:
-    axis = linear_axis("rsum", 0.0, 347.0)
-    assert axis.low == 0.0
-    assert axis.high == 400.0
-    assert axis.ticks == (0.0, 100.0, 200.0, 300.0, 400.0)
-    logarithmic = log_axis("loss", 0.3, 40.0)
-    assert all(0 <= logarithmic.fraction(tick) <= 1 for tick in logarithmic.ticks)
-    assert len(logarithmic.ticks) >= 4
-    assert [tick_text(value) for value in (-0.4, 0.1 + 0.2, 0.0, 1200.0)] == ["−0.4", "0.3", "0", "1,200"]
-
-
 @pytest.mark.parametrize(
     ("value", "text"), [(1.26, "+1.3"), (-1.26, "−1.3"), (0.04, "0.0"), (-0.04, "0.0"), (0.0, "0.0")]
 )
 def test_signed(value: float, text: str) -> None:
-    assert words.signed(value) == text
+    assert signed(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3.14, "3.1 s"), (9.96, "10 s"), (42.0, "42 s"), (59.7, "1 min"), (104.2, "1 min 44 s")]
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_chance_matches_a_shuffled_ranking() -> None:
@@ -321,30 +276,6 @@ def test_chance_matches_a_shuffled_ranking() -> None:
     one_image = generator.integers(0, split.images, 20_000)
     simulated = sum(100 * np.mean(ranks < level) for ranks in (best_of_own, one_image) for level in (1, 5, 10))
     assert words.chance_rsum(split) == pytest.approx(simulated, abs=0.6)
-
-
-def test_interval_holds_the_difference_and_vanishes_without_one() -> None:
-    generator = np.random.default_rng(0)
-    owners = np.repeat(np.arange(300), 5)
-    before = generator.integers(1, 30, 300), generator.integers(1, 30, 1500)
-    after = np.maximum(before[0] - 3, 1), np.maximum(before[1] - 3, 1)
-    low, high = rsum_interval(before, after, owners, seed=0)
-    exact = sum(100 * (np.mean(a <= k) - np.mean(b <= k)) for b, a in zip(before, after) for k in (1, 5, 10))
-    assert 0 < low < exact < high
-    assert rsum_interval(before, after, owners, seed=0) == (low, high)
-    assert rsum_interval(before, before, owners, seed=0) == (0.0, 0.0)
-
-
-def make_dataset(images: int) -> ImageTextData:
-    generator = np.random.default_rng(0)
-    return ImageTextData(
-        images=generator.integers(0, 256, (images, 3, 8, 8), dtype=np.uint8),
-        captions=[f"image {image // 2} caption {number}" for image in range(images) for number in range(2)],
-        caption_image=np.repeat(np.arange(images), 2).astype(np.int64),
-        group_ids=np.arange(images, dtype=np.int64) // 2,
-        image_names=[f"name {image}" for image in range(images)],
-        name="made up",
-    )
 
 
 def test_gallery_shows_successes_and_failures_by_the_seed() -> None:
@@ -357,7 +288,7 @@ def test_gallery_shows_successes_and_failures_by_the_seed() -> None:
 
 
 def test_gallery_answers_are_in_order_and_marked() -> None:
-    data = make_dataset(8)
+    data = noise_pictures(8)
     images = np.eye(8, dtype=np.float32)
     texts = images[data.caption_image]
     ranks = np.ones(8, np.int64), np.ones(16, np.int64)
@@ -370,7 +301,7 @@ def test_gallery_answers_are_in_order_and_marked() -> None:
 
 
 def test_mined_examples_show_each_caption_once_hardest_first() -> None:
-    data = make_dataset(8)
+    data = noise_pictures(8)
     lists = np.array([[2, 0, 2, 1, 3, -1, -1]] * 8, dtype=np.int32)
     examples = gallery.mined_examples(data, lists, seed=0)
     assert len({int(data.group_ids[image]) for image, _ in examples}) == len(examples) == 4
@@ -380,45 +311,6 @@ def test_mined_examples_show_each_caption_once_hardest_first() -> None:
         assert len(set(said)) == len(said)
     data.captions[1] = f"{data.captions[2].title()}!"  # the same words
     assert all(1 not in captions for _, captions in gallery.mined_examples(data, lists, seed=0))
-
-
-class OneHot:
-    """A model that sees an image's mean colour and reads a caption's image number."""
-
-    def embed_images(self, images):
-        import torch
-
-        return torch.from_numpy(images.reshape(len(images), -1)[:, :4].astype(np.float32) / 255)
-
-    def embed_texts(self, captions):
-        import torch
-
-        return torch.tensor([[float(caption.split()[1]), 1.0, 0.0, 0.0] for caption in captions])
-
-
-def test_similarities_agree_with_a_loop() -> None:
-    data = make_dataset(20)
-    lists = np.random.default_rng(1).integers(0, 40, (20, 6)).astype(np.int32)
-    lists[:, 4:] = -1
-    sample = PairSample.draw(data, lists, top_texts=5, batch_size=8, seed=0)
-    assert len(sample.image) == 16
-    assert (data.caption_image[sample.caption] == sample.image).all()
-    assert all(caption in lists[image, :4] for image, caption in zip(sample.image, sample.offline))
-
-    model = OneHot()
-    images = model.embed_images(data.images).numpy()
-    texts = model.embed_texts(data.captions).numpy()
-    got = sample.similarities(model, data)
-    for place, (image, caption, offline) in enumerate(zip(sample.image, sample.caption, sample.offline)):
-        batch = slice(place // 8 * 8, place // 8 * 8 + 8)
-        rivals = [
-            images[image] @ texts[other]
-            for other, owner in zip(sample.caption[batch], sample.image[batch])
-            if data.group_ids[owner] != data.group_ids[image]
-        ]
-        assert got.positive[place] == pytest.approx(images[image] @ texts[caption], rel=1e-5)
-        assert got.offline[place] == pytest.approx(images[image] @ texts[offline], rel=1e-5)
-        assert got.online[place] == pytest.approx(max(rivals), rel=1e-5)
 
 
 def test_a_run_of_a_few_epochs_says_that_it_shows_nothing() -> None:

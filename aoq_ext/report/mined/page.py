@@ -1,34 +1,64 @@
-"""The whole mining report: one HTML page that loads nothing from anywhere."""
+"""The page of `aoq mine --report`."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
 from aoq_ext._files import write_bytes_atomically
-from aoq_ext.report.document import document
-from aoq_ext.report.mined import sections
-from aoq_ext.report.mined.data import MinedReportData
-from aoq_ext.report.mined.statistics import collect, for_machines
-from aoq_ext.report.mined.style import MINED_STYLE
+from aoq_ext.mining.statistics import MiningRecord, collect, for_machines
+from aoq_ext.mining.statistics.overlap import mean
+from aoq_ext.mining.statistics.suspects import CASES_SHOWN
+from aoq_ext.report.mined import figures, tables, words
+from aoq_ext.report.pages import environment, render
+
+environment.filters |= {
+    name: getattr(words, name)
+    for name in (
+        "decimal",
+        "hardness_takeaway",
+        "hub_takeaway",
+        "overlap_takeaway",
+        "percent",
+        "score",
+        "suspects_takeaway",
+    )
+}
 
 
-def render_mining_report(data: MinedReportData) -> str:
+def render_mining_report(data: MiningRecord) -> str:
     """The page as text. The same data gives the same text, byte for byte."""
     found = collect(data)
-    parts = (
-        ("hardness", "How hard the negatives are", sections.hardness(found)),
-        ("hubs", "Do a few candidates crowd the lists?", sections.hubness(data, found)),
-        ("suspects", "Suspected false negatives", sections.suspects(data, found)),
-        ("overlap", "Overlap with an earlier mining", sections.overlap(found)),
-        ("making", "How it was made", sections.made(data, found)),
-    )
     statistics = json.dumps(for_machines(data, found), ensure_ascii=False, allow_nan=False, indent=1)
-    # Inside a script element only "<" can end it or open a comment; the escape means the same to every JSON parser.
-    block = f'<script type="application/json" id="statistics">{statistics.replace("<", chr(92) + "u003c")}</script>'
-    return document(data.title, sections.headline(data, found), parts, MINED_STYLE, block)
+    return render(
+        "mined.html",
+        data=data,
+        found=found,
+        figures=figures,
+        tables=tables,
+        words=words,
+        mean=mean,
+        is_finite=math.isfinite,
+        most_cases=CASES_SHOWN,
+        pixels=lambda image: _pixels(data, image),
+        # Inside a script element only "<" can end it or open a comment; the escape means the same to a JSON parser.
+        statistics=Markup(statistics.replace("<", "\\u003c")),
+    )
 
 
-def write_mining_report(data: MinedReportData, path: str | Path) -> Path:
+def write_mining_report(data: MiningRecord, path: str | Path) -> Path:
     """Render and write whole or not at all; returns the path."""
     return write_bytes_atomically(path, render_mining_report(data).encode())
+
+
+def _pixels(data: MiningRecord, image: int) -> NDArray[np.uint8] | None:
+    """(3, H, W), or None where there is no picture to show."""
+    pixels = None if data.picture is None else data.picture(int(image))
+    if pixels is None or (pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.dtype == np.uint8 and pixels.size):
+        return pixels
+    raise ValueError(f"picture({image}): expected (3, H, W) uint8, got {pixels.shape} {pixels.dtype}")

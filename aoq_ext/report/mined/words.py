@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from aoq_ext.report.mined.direction import Direction
-from aoq_ext.report.mined.hubness import Hubness
-from aoq_ext.report.mined.overlap import Overlap
-from aoq_ext.report.mined.statistics import Statistics, median
-from aoq_ext.report.mined.suspects import Suspects
-from aoq_ext.report.svg import tick_text
-from aoq_ext.report.words import listed
+from aoq_ext.mining.statistics import Statistics
+from aoq_ext.mining.statistics.summary import median
+from aoq_ext.report.charts import tick_text
+from aoq_ext.report.words import listed, plural
 
 UNKNOWN = "—"
 
@@ -36,10 +33,6 @@ def decimal(value: float | None, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def hardness_takeaway(statistics: Statistics) -> str:
     """How far apart the hardest and the last negatives are, beside the anchor's own pairs."""
     direction, series = statistics.direction, statistics.series()
@@ -54,7 +47,8 @@ def hardness_takeaway(statistics: Statistics) -> str:
     return f"{direction.title}: half of the {direction.anchor}s have {listed(parts)}."
 
 
-def hub_takeaway(direction: Direction, hubs: Hubness) -> str:
+def hub_takeaway(statistics: Statistics) -> str:
+    direction, hubs = statistics.direction, statistics.hubs
     noun = f"{direction.candidate}s"
     if hubs.most == 0:
         return f"{direction.title}: nothing is listed."
@@ -67,7 +61,9 @@ def hub_takeaway(direction: Direction, hubs: Hubness) -> str:
     )
 
 
-def suspects_takeaway(direction: Direction, suspects: Suspects) -> str:
+def suspects_takeaway(statistics: Statistics) -> str:
+    direction, suspects = statistics.direction, statistics.suspects
+    assert suspects is not None
     if suspects.known == 0:
         return f"{direction.title}: no {direction.anchor} has a known score of its own."
     if suspects.anchors == 0:
@@ -90,8 +86,10 @@ def suspects_takeaway(direction: Direction, suspects: Suspects) -> str:
     return text
 
 
-def overlap_takeaway(direction: Direction, shared: Overlap) -> str:
+def overlap_takeaway(statistics: Statistics) -> str:
     """What the agreement with the earlier lists says about mining again."""
+    direction, shared = statistics.direction, statistics.overlap
+    assert shared is not None
     whole = shared.mean_shared(len(shared.levels) - 1)
     if whole is None:
         return f"{direction.title}: there is nothing in either mining to compare."
@@ -101,3 +99,21 @@ def overlap_takeaway(direction: Direction, shared: Overlap) -> str:
     if whole >= 0.4:
         return f"{text}. The lists have moved in part: mining again now and then keeps them fresh."
     return f"{text}. The earlier lists no longer say what is hard for this model: train against the new ones."
+
+
+def oddities(found: list[Statistics]) -> list[str]:
+    """What a miner never writes but a damaged file may hold."""
+    sentences = []
+    for statistics in found:
+        direction, scanned = statistics.direction, statistics.scan
+        if scanned.unusable:
+            entries = f"{scanned.unusable:,} {'entry' if scanned.unusable == 1 else 'entries'}"
+            sentences.append(
+                f"{direction.title}: {entries} without a finite score or an existing candidate; treated as absent."
+            )
+        if scanned.unordered:
+            anchors = plural(scanned.unordered, direction.anchor)
+            sentences.append(
+                f"{direction.title}: the scores of {anchors} rise along the list, which should begin with the hardest."
+            )
+    return sentences

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from aoq_ext.data import ImageTextData
 from aoq_ext.mining.captions import normalised
-from aoq_ext.report.data import Answer, Item, MinedImage, Query
+from aoq_ext.report.run.data import Answer, Item, MinedImage, Query
 
 ANSWERS = 5
 _PER_OUTCOME = 3

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.mined.blocks import BLOCK_ELEMENTS, blocks
-from aoq_ext.report.mined.direction import Direction
+from .blocks import BLOCK_ELEMENTS, blocks
+from .direction import Direction
 
 TOP = 10  # the short list that hardness and hubness also look at
 _CURVE_POINTS = 28

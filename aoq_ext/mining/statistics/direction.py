@@ -7,33 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.mined.data import Lists, MinedReportData
+from .data import MiningRecord, RankedLists
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
     key: str  # "image_to_text"
     title: str  # "image → caption"
-    style: str  # CSS class of the direction where both share a figure
     anchor: str  # "image", for sentences
     candidate: str  # "caption"
-    lists: Lists
+    lists: RankedLists
     candidate_count: int
     positive: NDArray[np.float32] | None  # (A,) the anchor's best own score, NaN where unknown
-    earlier: Lists | None
+    earlier: RankedLists | None
 
     @property
     def anchor_count(self) -> int:
         return len(self.lists.indices)
 
 
-def directions(data: MinedReportData) -> list[Direction]:
+def directions(data: MiningRecord) -> list[Direction]:
     """Image to caption, and the reverse where it was mined."""
     found = [
         Direction(
             "image_to_text",
             "image → caption",
-            "first",
             "image",
             "caption",
             data.texts,
@@ -47,7 +45,6 @@ def directions(data: MinedReportData) -> list[Direction]:
             Direction(
                 "text_to_image",
                 "caption → image",
-                "second",
                 "caption",
                 "image",
                 data.images,

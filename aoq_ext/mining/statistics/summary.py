@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.mined.data import MinedReportData
-from aoq_ext.report.mined.direction import Direction, directions
-from aoq_ext.report.mined.hubness import Hubness, hubness
-from aoq_ext.report.mined.overlap import Overlap, mean, overlap
-from aoq_ext.report.mined.scan import TOP, Scan, scan
-from aoq_ext.report.mined.suspects import Suspects, find_suspects
+from .data import MiningRecord
+from .direction import Direction, directions
+from .hubness import Hubness, hubness
+from .overlap import Overlap, mean, overlap
+from .scan import TOP, Scan, scan
+from .suspects import Suspects, find_suspects
 
 PERCENTILES = (10, 50, 90)
 
@@ -61,7 +61,7 @@ def percentiles(values: NDArray[np.float32]) -> list[float]:
     return [float(value) for value in np.percentile(values.astype(np.float64), PERCENTILES)]
 
 
-def collect(data: MinedReportData) -> list[Statistics]:
+def collect(data: MiningRecord) -> list[Statistics]:
     """One for each direction that was mined."""
     found = []
     for direction in directions(data):
@@ -79,7 +79,7 @@ def collect(data: MinedReportData) -> list[Statistics]:
     return found
 
 
-def for_machines(data: MinedReportData, found: list[Statistics]) -> dict[str, Any]:
+def for_machines(data: MiningRecord, found: list[Statistics]) -> dict[str, Any]:
     """Plain JSON values, null for what is not known or not finite."""
     tree = {
         "format": "aoq_ext mining report",

@@ -1,4 +1,4 @@
-"""What the mining report is made from: plain arrays, which may be memory-mapped, and words."""
+"""One mining as it is described: plain arrays, which may be memory-mapped, and words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext._scalars import as_strings
+from ..._scalars import as_strings
 
 Indices = NDArray[np.integer[Any]]
 Scores = NDArray[np.floating[Any]]
@@ -17,7 +17,7 @@ Picture = Callable[[int], "NDArray[np.uint8] | None"]
 
 
 @dataclass(frozen=True, eq=False)
-class Lists:
+class RankedLists:
     """The mined list of each of A anchors, hardest first.
 
     Attributes:
@@ -41,11 +41,11 @@ class Lists:
 
 
 @dataclass(frozen=True, eq=False)
-class MinedReportData:
+class MiningRecord:
     """One mining of N images and M texts; only the lists, their sizes and a title are needed.
 
     Attributes:
-        title: the heading of the page.
+        title: what was mined, for people.
         texts: (N, k), for each image the texts that score highest without belonging to it.
         text_count: M.
         images: (M, k'), the same for each text.
@@ -61,21 +61,21 @@ class MinedReportData:
         seconds: step -> how long it took, in the order the steps ran.
         excluded: sentences, each saying what was left out or filtered, and why.
         facts: name -> value: model, data set, number of scores, exactness, versions, settings.
-        date: shown as given; the page itself reads no clock, so the same data give the same bytes.
+        date: as it is to be shown; nothing here reads a clock.
     """
 
     title: str
-    texts: Lists
+    texts: RankedLists
     text_count: int
-    images: Lists | None = None
+    images: RankedLists | None = None
     text_positive: Scores | None = None
     image_positive: Scores | None = None
     text_image_index: Indices | None = None
     captions: Sequence[str] | None = None
     image_names: Sequence[str] | None = None
     picture: Picture | None = None
-    earlier: Lists | None = None
-    earlier_images: Lists | None = None
+    earlier: RankedLists | None = None
+    earlier_images: RankedLists | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     excluded: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +112,10 @@ class MinedReportData:
     def image_count(self) -> int:
         """N"""
         return len(self.texts.indices)
+
+    def name_of(self, image: int) -> str:
+        """For people; the number of an image without a name."""
+        return (self.image_names[image] if self.image_names is not None else "") or f"image {image}"
 
     def best_own_scores(self) -> NDArray[np.float32] | None:
         """(N,) each image's score with the best of its own texts, NaN where unknown; None without any positives."""

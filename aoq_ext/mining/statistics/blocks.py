@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.mined.data import Lists
+from .data import RankedLists
 
 BLOCK_ELEMENTS = 1 << 21
 SEED = 0
@@ -24,7 +24,7 @@ class Block:
     unusable: int  # entries that name a candidate but have no finite score, or name none that exists
 
 
-def blocks(lists: Lists, candidates: int, elements: int = BLOCK_ELEMENTS) -> Iterator[Block]:
+def blocks(lists: RankedLists, candidates: int, elements: int = BLOCK_ELEMENTS) -> Iterator[Block]:
     """All rows in order. `elements`: how many entries a block may hold (at least one row is taken)."""
     assert lists.scores is not None
     count, k = lists.indices.shape

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.mined.data import Indices
+from .data import Indices
 
 HUBS_SHOWN = 10
 _CURVE_POINTS = 40

@@ -9,16 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext.training.pair_sample import PairSimilarities
+
 Metrics = Mapping[str, float]  # the keys of aoq_ext.metrics.retrieval_metrics
-
-
-@dataclass(frozen=True)
-class Similarities:
-    """Similarities of the same N training pairs, seen through one model."""
-
-    positive: NDArray[np.float32]  # (N,) image and its own caption
-    online: NDArray[np.float32]  # (N,) image and the hardest wrong caption of a random batch
-    offline: NDArray[np.float32]  # (N,) image and a wrong caption drawn from its mined list
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Round:
     validation: Mapping[str, NDArray[np.float64]]  # each (E,): at least rsum, i2t_r1, t2i_r1
     warmup_epochs: int  # the first epochs, trained with online="all"
     best_epoch: int  # counted from 1; the epoch whose weights are evaluated
-    similarities: Similarities
+    similarities: PairSimilarities
     config: Mapping[str, Any]  # nested
 
 

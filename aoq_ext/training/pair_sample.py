@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aoq_ext.data import ImageTextData
-from aoq_ext.report.data import Similarities
+from ..data import ImageTextData
 
 _MOST_PAIRS = 8192
 
@@ -24,6 +23,15 @@ class Embedder(Protocol):
     def embed_images(self, images: np.ndarray) -> Tensor: ...
 
     def embed_texts(self, captions: list[str]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PairSimilarities:
+    """PairSimilarities of the same N training pairs, seen through one model."""
+
+    positive: NDArray[np.float32]  # (N,) image and its own caption
+    online: NDArray[np.float32]  # (N,) image and the hardest wrong caption of a random batch
+    offline: NDArray[np.float32]  # (N,) image and a wrong caption drawn from its mined list
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class PairSample:
         caption = first + (generator.random(count) * own).astype(np.int64)
         return cls(image, caption, lists[np.arange(count), places].astype(np.int64), batch_size)
 
-    def similarities(self, model: Embedder, data: ImageTextData) -> Similarities:
+    def similarities(self, model: Embedder, data: ImageTextData) -> PairSimilarities:
         images = model.embed_images(data.images[self.image]).cpu()  # (N, D)
         texts = _embed(model, [data.captions[caption] for caption in self.caption])
         offline = _embed(model, [data.captions[caption] for caption in self.offline])
@@ -65,7 +73,7 @@ class PairSample:
         ):
             scores = (image @ text.T).masked_fill(group[:, None] == group[None, :], -torch.inf)
             online.append(scores.amax(dim=1))
-        return Similarities(
+        return PairSimilarities(
             positive=(images * texts).sum(dim=1).numpy(),
             online=torch.cat(online).numpy(),
             offline=(images * offline).sum(dim=1).numpy(),

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aoq_ext._machine import available_cores
+from aoq_ext._machine import available_cores, processor_name
 from aoq_ext._version import __version__
 from aoq_ext.data import ImageTextData
-from aoq_ext.metrics import ranks_from_embeddings
-from aoq_ext.report import gallery
-from aoq_ext.report.data import MinedImage, ReportData, Round, Similarities, Split
-from aoq_ext.report.interval import Ranks, rsum_interval
-from aoq_ext.report.pair_sample import PairSample
+from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings
+from aoq_ext.report.run import gallery
+from aoq_ext.report.run.data import MinedImage, ReportData, Round, Split
 from aoq_ext.training import History, LoadedRun, OfflineLists, TrainConfig, load_run
 from aoq_ext.training.config import to_dict
+from aoq_ext.training.pair_sample import PairSample, PairSimilarities
 from aoq_ext.training.pairs import load_split
 from aoq_ext.training.run import RunFiles
 
+_RESAMPLES = 2000
 SPLIT_TITLES = {
     "test": "held-out concepts",
     "test_style": "a held-out drawing style",
@@ -41,7 +41,7 @@ class _Answers:
     images: NDArray[np.float32]  # (N, D)
     texts: NDArray[np.float32]  # (M, D)
     metrics: dict[str, float]
-    ranks: Ranks
+    ranks: RetrievalRanks
 
 
 def collect(
@@ -78,8 +78,8 @@ def collect(
         mined=_mined(runs[0], train, lists, seed),
         mined_texts_per_image=lists.texts.shape[1],
         mined_images_per_text=lists.images.shape[1],
-        image_queries=gallery.image_queries(*both, after.ranks[0], before.ranks[0], seed),
-        caption_queries=gallery.caption_queries(*both, after.ranks[1], before.ranks[1], seed),
+        image_queries=gallery.image_queries(*both, after.ranks.i2t.numpy(), before.ranks.i2t.numpy(), seed),
+        caption_queries=gallery.caption_queries(*both, after.ranks.t2i.numpy(), before.ranks.t2i.numpy(), seed),
         gallery_split=splits[0],
         seconds=dict(seconds),
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -97,16 +97,16 @@ def collect(
 def _answer(run: LoadedRun, data: ImageTextData) -> _Answers:
     images, texts = run.embed_images(data.images).cpu(), run.embed_texts(data.captions).cpu()
     ranks = ranks_from_embeddings([(images, texts)], torch.from_numpy(data.caption_image))
-    return _Answers(images.numpy(), texts.numpy(), ranks.metrics(), (ranks.i2t.numpy(), ranks.t2i.numpy()))
+    return _Answers(images.numpy(), texts.numpy(), ranks.metrics(), ranks)
 
 
 def _split(name: str, data: ImageTextData, before: _Answers, after: _Answers, seed: int) -> Split:
-    interval = rsum_interval(before.ranks, after.ranks, data.caption_image, seed)
+    interval = after.ranks.bootstrap(_RESAMPLES, 0.95, seed, over=before.ranks)["rsum"]
     title = SPLIT_TITLES.get(name, name)
     return Split(name, title, len(data), len(data.captions), before.metrics, after.metrics, interval)
 
 
-def _round(run: LoadedRun, similarities: Similarities) -> Round:
+def _round(run: LoadedRun, similarities: PairSimilarities) -> Round:
     epochs = History.load(RunFiles(run.folder).history).epochs
     return Round(
         label=_LABELS.get(run.config.loss.objective, run.config.loss.objective),
@@ -141,17 +141,8 @@ def _mined(run: LoadedRun, train: ImageTextData, lists: OfflineLists, seed: int)
 def machine() -> str:
     """The processor as it calls itself, and how much of it torch uses."""
     cores, threads = available_cores(), torch.get_num_threads()
-    return f"{_count(cores, 'CPU core')} ({_processor()}), {platform.system()}, {_count(threads, 'torch thread')}"
+    return f"{_count(cores, 'CPU core')} ({processor_name()}), {platform.system()}, {_count(threads, 'torch thread')}"
 
 
 def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

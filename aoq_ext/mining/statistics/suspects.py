@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.mining.captions import normalised
-from aoq_ext.report.mined.data import MinedReportData
-from aoq_ext.report.mined.direction import Direction
-from aoq_ext.report.mined.scan import Scan
+from ..captions import normalised
+from .data import MiningRecord
+from .direction import Direction
+from .scan import Scan
 
 CASES_SHOWN = 24
 
@@ -37,7 +37,7 @@ class Suspects:
     cases: tuple[Case, ...]  # highest excess first, ties by the lower anchor
 
 
-def find_suspects(data: MinedReportData, direction: Direction, scanned: Scan) -> Suspects | None:
+def find_suspects(data: MiningRecord, direction: Direction, scanned: Scan) -> Suspects | None:
     """None where no positive scores were given."""
     positive = direction.positive
     if positive is None:
@@ -67,7 +67,7 @@ def find_suspects(data: MinedReportData, direction: Direction, scanned: Scan) ->
 
 
 def _same_words(
-    data: MinedReportData, direction: Direction, anchors: NDArray[np.int64], candidates: NDArray[np.int64]
+    data: MiningRecord, direction: Direction, anchors: NDArray[np.int64], candidates: NDArray[np.int64]
 ) -> int | None:
     """Pairs (anchors[i], candidates[i]) in which the text says the same as an own caption of the image."""
     if data.captions is None or data.text_image_index is None:

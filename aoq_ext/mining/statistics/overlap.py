@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.report.mined.blocks import sample_rows
-from aoq_ext.report.mined.data import Indices
-from aoq_ext.report.mined.direction import Direction
+from .blocks import sample_rows
+from .data import Indices
+from .direction import Direction
 
 MOST_ANCHORS = 20_000
 _LEVELS = (1, 10, 100)

@@ -1,0 +1,28 @@
+"""The page of `aoq demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aoq_ext._files import write_bytes_atomically
+from aoq_ext.report.pages import render
+from aoq_ext.report.run import words
+from aoq_ext.report.run.data import ReportData
+from aoq_ext.report.run.figures import similarity_histograms, training_curves
+
+
+def render_report(data: ReportData) -> str:
+    """The page as text. The same data gives the same text, byte for byte."""
+    first, second = data.rounds
+    return render(
+        "run.html",
+        data=data,
+        words=words,
+        curves=training_curves(first, second),
+        histograms=similarity_histograms(first.similarities, second.similarities),
+    )
+
+
+def write_report(data: ReportData, path: str | Path) -> Path:
+    """Render and write whole or not at all; returns the path."""
+    return write_bytes_atomically(path, render_report(data).encode())
