@@ -200,14 +200,12 @@ def test_a_scoring_model_with_a_backbone_and_a_loss_beside_it(micro_batch: int |
     """The gradient is that of both losses, through the backbone; micro-batches change nothing."""
     setting = Setting(surrounded())
     result, gradients, loss = setting.gradients("adaptive_quintuplet", "hardest", micro_batch)
-    model, rows = setting.model, rows_of(setting.batch, setting.sampler, "adaptive_quintuplet")
-    images = setting.pairs.images_at(rows.image, torch.device("cpu"))
-    tokens, lengths = setting.pairs.tokens_at(rows.text, torch.device("cpu"))
+    model, rows = setting.model, setting.pairs.rows(rows_of(setting.batch, setting.sampler, "adaptive_quintuplet"))
+    images, (tokens, lengths) = rows.images, rows.texts_at(slice(None), torch.device("cpu"))
     assert model.backbone is not None and model.auxiliary is not None
     regions = model.matching.encode_images(model.backbone(images))
     own = 0.5 * model.auxiliary(regions.values[:11], tokens[:11], lengths[:11])
-    groups = setting.pairs.groups_at(rows.image[:11], torch.device("cpu"))
-    features = StepFeatures.of(regions, model.matching.encode_texts(tokens, lengths), rows, groups)
+    features = StepFeatures.of(regions, model.matching.encode_texts(tokens, lengths), rows, rows.group_ids)
     expected = torch.autograd.grad(loss.loss(features) + own, list(model.parameters()))
     torch.testing.assert_close(result.auxiliary, own.detach(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradients, list(expected), rtol=1e-9, atol=1e-9)

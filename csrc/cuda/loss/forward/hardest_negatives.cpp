@@ -31,10 +31,8 @@ Outputs select(const DeviceScope& scope, LoadedEmbeddings<Element> loaded, const
 }
 
 Outputs hardest_negatives(Tensor image, Tensor text, std::optional<Tensor> group_ids, bool allow_tf32) {
-  const LossParams params{.objective = Objective::kOnlineTriplet,
-                          .online = Online::kHardest,
-                          .similarity = Similarity::kDot,
-                          .allow_tf32 = allow_tf32};
+  LossParams params{};  // online triplets, of dot products
+  params.allow_tf32 = allow_tf32;
   const EmbeddingOperands given = checked({image, text}, params.objective);
   const DeviceScope scope(image);
   const std::optional<Tensor> groups = load_group_ids(group_ids, image, image.size(0));
