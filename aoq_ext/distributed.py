@@ -20,9 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._ops import allows_tf32
 from ._options import LossOptions, Online, Reduction
 from ._validation import FLOAT_DTYPES, check_embeddings, check_scores
+from .ops.calls import allows_tf32
 from .parallel import Shares, are_joined
 from .parallel.agreement import agree
 from .parallel.tensors import gather_rows, reduce_over_ranks, refuse_second_derivative, sum_over_ranks

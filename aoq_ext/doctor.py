@@ -16,8 +16,9 @@ import torch
 
 from aoq_command import WAIT_VARIABLES
 
-from . import _ops, build_info, functional, reference
+from . import build_info, functional, reference
 from .commands.parsing import TRAIN_MODULES
+from .ops import calls
 
 
 class Check(NamedTuple):
@@ -79,7 +80,7 @@ def _check_cuda() -> Check:
         capability = "{}{}".format(*torch.cuda.get_device_capability())
         detail = f"{torch.cuda.get_device_name()} (sm_{capability}); CUDA compiled: {compiled}"
         device = torch.device("cuda", torch.cuda.current_device())
-        if not _ops.has_kernel(torch.empty(0, dtype=torch.float32, device=device)):
+        if not calls.has_kernel(torch.empty(0, dtype=torch.float32, device=device)):
             again = f"AOQ_CUDA_ARCHS={capability} pip install --force-reinstall --no-deps . (with nvcc at hand)"
             cure = again if int(capability) >= 80 else "none: the kernels need sm_80 or later"
             return Check("CUDA", "note", f"{detail}; the losses run in plain PyTorch on this GPU", cure)

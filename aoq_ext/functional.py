@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from . import _ops, distributed, reference
+from . import distributed, reference
 from ._options import LossKeywords, LossOptions, ScoreLossKeywords, ScoreLossOptions, shows
+from .ops import calls
 
 __all__ = ["adaptive_quintuplet_loss", "adaptive_quintuplet_score_loss"]
 
@@ -76,12 +77,12 @@ def embedding_loss(
         )
     operands = (image, text, hard_image, hard_text, hard_text_image, hard_image_text)
     batch = distributed.join_embeddings(image, text, operands[2:], group_ids, options)
-    if not _ops.has_kernel(image):
+    if not calls.has_kernel(image):
         _warn_no_kernel(image)
         return reference.embedding_loss(*operands, group_ids, options, batch)
     if batch is not None:
         return distributed.quintuplet_loss(operands, group_ids, options, batch)
-    return _ops.quintuplet_loss(*operands, group_ids, options)
+    return calls.quintuplet_loss(*operands, group_ids, options)
 
 
 def score_loss(
@@ -100,12 +101,12 @@ def score_loss(
         )
     offline = (hard_text_scores, hard_image_scores, hard_pair_scores, partner_pair_scores)
     batch = distributed.join_scores(scores, offline, group_ids, options)
-    if not _ops.has_kernel(scores):
+    if not calls.has_kernel(scores):
         _warn_no_kernel(scores)
         return reference.score_loss(scores, *offline, group_ids, options, batch)
     if batch is not None:
         return distributed.quintuplet_score_loss(scores, offline, group_ids, options, batch)
-    return _ops.quintuplet_score_loss(scores, *offline, group_ids, options)
+    return calls.quintuplet_score_loss(scores, *offline, group_ids, options)
 
 
 _embedding_loss_untraced: Callable[..., Tensor] = torch.compiler.disable(embedding_loss)

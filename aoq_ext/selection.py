@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _ops
 from ._options import LossOptions, Objective
 from ._validation import as_signed, check_embeddings
+from .ops import calls
 
 __all__ = ["OnlineNegatives", "hardest_negatives"]
 
@@ -52,8 +52,8 @@ def hardest_negatives(
     """
     check_embeddings(image, text, {}, group_ids, LossOptions(objective=Objective.ONLINE_TRIPLET))
     image, text, group_ids = image.detach(), text.detach(), as_signed(group_ids)
-    if _ops.has_kernel(image):
-        return OnlineNegatives(*torch.ops.aoq.hardest_negatives(image, text, group_ids, _ops.allows_tf32(image)))
+    if calls.has_kernel(image):
+        return OnlineNegatives(*torch.ops.aoq.hardest_negatives(image, text, group_ids, calls.allows_tf32(image)))
     return _plain(image, text, group_ids)
 
 

@@ -25,8 +25,8 @@ from cpuinfo import get_cpu_info  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aoq_ext import _ops, mine_hard_negatives
-from aoq_ext.mining import keys, plain
+from aoq_ext import mine_hard_negatives
+from aoq_ext.mining import fused, keys, plain
 from aoq_ext.mining.side import Side
 
 PRODUCT_PANEL = (1024, 512)  # anchors, candidates: the fastest of those tried
@@ -75,7 +75,7 @@ def ours(anchors: Tensor, candidates: Tensor, k: int, both: bool = False) -> Fou
 def ours_with(arithmetic: int, anchors: Tensor, candidates: Tensor, k: int) -> Found:
     """The operator alone, its filter's product chosen by hand."""
     lists = keys.no_keys(len(anchors), k)
-    return keys.unpack(_ops.mine_tile(Side(anchors), Side(candidates), lists, None, arithmetic)[0])[0]
+    return keys.unpack(fused.mine_tile(Side(anchors), Side(candidates), lists, None, arithmetic)[0])[0]
 
 
 @dataclass(frozen=True)

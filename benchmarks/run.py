@@ -57,7 +57,7 @@ def run_on_a_gpu(name: str, seconds: float, output: Path) -> None:
     from gpu_report import page, tables
     from gpu_run import run_all
 
-    from aoq_ext._ops import has_kernel
+    from aoq_ext.ops.calls import has_kernel
 
     device = torch.device(name)
     if not has_kernel(torch.empty(0, device=device)):

@@ -1,5 +1,5 @@
-// Every operator schema. Each implementation is registered beside its code; aoq_ext/_fakes.py says what shapes they
-// return, aoq_ext/_autograd.py how they are differentiated. `numbers` and `codes` are the options of the loss, in the
+// Every operator schema. Each implementation is registered beside its code; aoq_ext/ops/fakes.py says what shapes they
+// return, aoq_ext/ops/autograd.py how they are differentiated. `numbers` and `codes` are the options of the loss, in the
 // order of LossParams.
 #include <torch/csrc/stable/library.h>
 

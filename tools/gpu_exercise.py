@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import aoq_ext
-from aoq_ext import _ops, functional
+from aoq_ext import functional
+from aoq_ext.mining import fused
 from aoq_ext.mining.keys import no_keys
 from aoq_ext.mining.side import Ragged, Side
 from aoq_ext.mining.tile import mine_tile
@@ -96,7 +97,7 @@ def mining_steps(dtype: torch.dtype, device: torch.device) -> None:
         ties = Side(candidates.rows[:1].expand(others, width).contiguous())  # hits overflow: lists are mined again
         filled(*mine_tile(Side(anchors.rows), ties, *keys))
         if dtype == torch.float32:
-            filled(*_ops.mine_tile(anchors, candidates, *keys, arithmetic=1, panel=100))
+            filled(*fused.mine_tile(anchors, candidates, *keys, arithmetic=1, panel=100))
 
 
 def mined_side(count: int, width: int, dtype: torch.dtype, device: torch.device) -> Side:

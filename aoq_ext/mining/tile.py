@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .. import _ops
-from . import plain
+from ..ops import calls
+from . import fused, plain
 from .side import Side
 
 _LONGEST_ON_CUDA = 8192  # kMostListed of csrc/cuda/mining/mining_params.h: a list is sorted in shared memory
@@ -31,7 +31,7 @@ def mine_tile(
     if has_kernel(anchors.rows.device, anchors.rows.dtype, longest):
         if anchors.rows.device.type == "cpu":  # half precision is exact in float32
             anchors, candidates = (replace(side, rows=side.rows.float()) for side in (anchors, candidates))
-        return _ops.mine_tile(anchors, candidates, anchor_keys, candidate_keys)
+        return fused.mine_tile(anchors, candidates, anchor_keys, candidate_keys)
     return plain.mine_tile(anchors, candidates, anchor_keys, candidate_keys)
 
 
@@ -42,6 +42,6 @@ def has_kernel(device: torch.device, dtype: torch.dtype, longest: int = 1) -> bo
     on_cuda = (
         device.type == "cuda"
         and longest <= _LONGEST_ON_CUDA
-        and _ops.has_kernel(torch.empty(0, dtype=torch.float32, device=device))
+        and calls.has_kernel(torch.empty(0, dtype=torch.float32, device=device))
     )
     return device.type == "cpu" or on_cuda

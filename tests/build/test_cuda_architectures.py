@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import aoq_ext._ops as ops
+from aoq_ext.ops import calls as ops
 
 NVCC_13 = "compute_75\ncompute_80\ncompute_86\ncompute_89\ncompute_90\ncompute_100\ncompute_120"
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aoq_ext import _ops
-from aoq_ext.mining import HardNegatives, api, mine_hard_negatives, plain, tile
+from aoq_ext.mining import HardNegatives, api, fused, mine_hard_negatives, plain, tile
 from aoq_ext.mining.plain import ordered_dot
 from aoq_ext.mining.plan import MiningPlan
 
@@ -358,8 +357,8 @@ def test_reduced_product_precision_changes_nothing():
     before = torch.backends.mkldnn.matmul.fp32_precision
     try:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-        assert _ops._matmul_input_rounding() == 2.0**-8
+        assert fused._matmul_input_rounding() == 2.0**-8
         assert_same(mine_hard_negatives(anchors, candidates, 25), (expected.indices, expected.scores))
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
-    assert _ops._matmul_input_rounding() == 0.0
+    assert fused._matmul_input_rounding() == 0.0

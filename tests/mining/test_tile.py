@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aoq_ext import _ops
-from aoq_ext.mining import keys, plain
+from aoq_ext.mining import fused, keys, plain
 from aoq_ext.mining.side import Ragged, Side
 
 ARITHMETIC = {"fastest": 0, "float32": 1, "bfloat16": 2, "torch": 3}
@@ -57,7 +56,7 @@ def make_side(
 def assert_same_tile(anchors: Side, candidates: Side, k: int, k_reverse: int | None, **how: int) -> None:
     lists = keys.no_keys(len(anchors), k)
     columns = None if k_reverse is None else keys.no_keys(len(candidates), k_reverse)
-    got = _ops.mine_tile(anchors, candidates, lists, columns, **how)
+    got = fused.mine_tile(anchors, candidates, lists, columns, **how)
     expected = plain.mine_tile(anchors, candidates, lists, columns)
     assert torch.equal(got[0], expected[0])
     assert (got[1] is None and expected[1] is None) or torch.equal(got[1], expected[1])
@@ -115,7 +114,7 @@ def test_scales(scale, arithmetic):
 
 def test_all_equal_scores_in_both_directions():
     ones = torch.ones(9000, 24)
-    lists, columns = _ops.mine_tile(Side(ones[:500]), Side(ones), keys.no_keys(500, 50), keys.no_keys(9000, 20))
+    lists, columns = fused.mine_tile(Side(ones[:500]), Side(ones), keys.no_keys(500, 50), keys.no_keys(9000, 20))
     assert torch.equal(keys.unpack(lists)[0], torch.arange(50).expand(500, 50))
     assert torch.equal(keys.unpack(columns)[0], torch.arange(20).expand(9000, 20))
 
@@ -131,7 +130,7 @@ def test_tiles_may_come_in_any_order_and_any_shape(arithmetic):
         for place in torch.randperm(len(tiles), generator=generator(seed)).tolist():
             top, left = tiles[place]
             bottom, right = min(top + rows, 130), min(left + columns, 900)
-            found, reverse = _ops.mine_tile(
+            found, reverse = fused.mine_tile(
                 anchors.part(top, bottom), candidates.part(left, right), lists[top:bottom], others[left:right],
                 arithmetic=arithmetic,
             )  # fmt: skip
@@ -175,7 +174,7 @@ def test_torch_may_round_its_inputs(rounding):
 def test_empty_tiles_change_nothing(sizes):
     n, m = sizes
     lists, columns = torch.arange(3 * n).view(n, 3), torch.arange(2 * m).view(m, 2)
-    got = _ops.mine_tile(Side(torch.ones(n, 4)), Side(torch.ones(m, 4)), lists, columns)
+    got = fused.mine_tile(Side(torch.ones(n, 4)), Side(torch.ones(m, 4)), lists, columns)
     assert torch.equal(got[0], lists) and torch.equal(got[1], columns)
 
 
@@ -190,7 +189,7 @@ def test_strides_do_not_matter():
         labels = Ragged(wide(side.labels.values), wide(side.labels.offsets))
         return Side(side.rows.T.contiguous().T, side.first, wide(side.ids), labels, wide(side.caps))
 
-    got = _ops.mine_tile(spread(anchors), spread(candidates), lists.T.contiguous().T, columns.T.contiguous().T)
+    got = fused.mine_tile(spread(anchors), spread(candidates), lists.T.contiguous().T, columns.T.contiguous().T)
     assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._library import BUILD_FACTS as _LOADED  # noqa: F401  (the operators must exist before they get a fake)
-from ._options import CODES, Reduction
+from .._options import CODES, Reduction
+from .library import BUILD_FACTS as _LOADED  # noqa: F401  (the operators must exist before they get a fake)
 
 SAVED_ROWS = 10  # kSavedRows of csrc/params.h
 

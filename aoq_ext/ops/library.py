@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-LIBRARY = Path(__file__).with_name("libaoq.so")
+LIBRARY = Path(__file__).parents[1] / "libaoq.so"
 MINIMUM_TORCH = (2, 11)
 
 

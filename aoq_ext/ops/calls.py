@@ -1,21 +1,18 @@
-"""Typed calls of the operators."""
+"""Typed calls of the operators of the loss, and where there are kernels."""
 
 from __future__ import annotations
 
 import re
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._autograd import QuintupletLoss, QuintupletScoreLoss, call_operator
-from ._library import BUILD_FACTS
-from ._options import LossOptions, Objective
-from ._validation import as_signed
-
-if TYPE_CHECKING:
-    from .mining.side import Side
+from .._options import LossOptions, Objective
+from .._validation import as_signed
+from .autograd import QuintupletLoss, QuintupletScoreLoss, call_operator
+from .library import BUILD_FACTS
 
 
 def has_kernel(tensor: Tensor) -> bool:
@@ -101,27 +98,3 @@ def _differentiable(function: type[torch.autograd.Function], operator: Any) -> A
             "the function of the same name in aoq_ext.reference, which is plain PyTorch"
         )
     return function.apply if torch.is_grad_enabled() else partial(call_operator, operator.default)
-
-
-def mine_tile(
-    anchors: Side,
-    candidates: Side,
-    anchor_keys: Tensor,  # (n, k)
-    candidate_keys: Tensor | None,  # (m, k')
-    arithmetic: int = 0,  # of the fast product; 0: the fastest, 1: float32, 2: bfloat16, 3: torch's
-    panel: int = 0,  # candidates in a panel of scores; 0: as fits the cache
-) -> tuple[Tensor, Tensor | None]:
-    """As `aoq_ext.mining.tile.mine_tile`, for the devices and dtypes that have a kernel."""
-    labels = [(None, None) if side.labels is None else side.labels.tensors() for side in (anchors, candidates)]
-    found: tuple[Tensor, Tensor] = torch.ops.aoq.mine_tile(
-        anchors.rows, candidates.rows, anchor_keys, candidate_keys, anchors.first, candidates.first,
-        anchors.ids, candidates.ids, *labels[0], *labels[1], anchors.caps, candidates.caps,
-        _matmul_input_rounding(), arithmetic, panel,
-    )  # fmt: skip
-    return found[0], None if candidate_keys is None else found[1]
-
-
-def _matmul_input_rounding() -> float:
-    """How far torch may round the inputs of a float32 product on the CPU: not at all, or to bfloat16 if allowed to."""
-    exact = torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")  # type: ignore[attr-defined]
-    return 0.0 if exact else 2.0**-8

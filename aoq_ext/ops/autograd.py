@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _fakes  # noqa: F401  (an operator needs its fake before its autograd formula can be traced)
+from . import fakes  # noqa: F401  (an operator needs its fake before its autograd formula can be traced)
 
 
 def call_operator(operator: Any, *inputs: Any, **options: Any) -> Any:

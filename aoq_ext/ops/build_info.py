@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ._library import BUILD_FACTS, LIBRARY
-from ._version import __version__
+from .._version import __version__
+from .library import BUILD_FACTS, LIBRARY
 
 
 def build_info() -> dict[str, str]:
