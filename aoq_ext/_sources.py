@@ -5,6 +5,7 @@ Every read is a copy, and no mapping of a file outlives it, so that resident mem
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def open_embeddings(source: EmbeddingsLike, name: str = "embeddings", form: str 
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fspath(source), name, form)
     if hasattr(source, "__array_interface__"):
-        _check_numpy(name, "an array", source.dtype, source.shape, form)
+        _check_numpy(name, "an array", source, form)
         return ArraySource(source)
     raise TypeError(f"{name} must be a tensor, a numpy array or the path of a file, got {type(source).__name__}")
 
@@ -100,9 +101,9 @@ def embeddings_file(source: object) -> Path | None:
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Rows of a numpy array."""
+    """Rows of a numpy array, or of one in a file."""
 
-    array: NDArray[Any]  # (rows, D)
+    array: NDArray[Any] | NpyFile  # (rows, D)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,13 +111,18 @@ class ArraySource:
 
     @property
     def dtype(self) -> torch.dtype:
-        return _torch_dtype(self.array.dtype)
+        return cast(torch.dtype, getattr(torch, self.array.dtype.name))
 
     def rows(self, start: int, stop: int) -> Tensor:
+        if isinstance(self.array, NpyFile):
+            return torch.from_numpy(self.array.read(start, stop))
         return torch.from_numpy(self.array[start:stop].copy(order="C"))
 
     def take(self, index: Tensor) -> Tensor:
-        return torch.from_numpy(self.array[index.cpu().numpy()].copy(order="C"))
+        rows = index.cpu().numpy()
+        if isinstance(self.array, NpyFile):
+            return torch.from_numpy(self.array.take(rows))
+        return torch.from_numpy(self.array[rows].copy(order="C"))
 
 
 @dataclass(frozen=True)
@@ -154,10 +160,7 @@ class NpyFile:
 
     @property
     def row_bytes(self) -> int:
-        count = self.dtype.itemsize
-        for extent in self.shape[1:]:
-            count *= extent
-        return count
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop), rows first, of an array of one or two dimensions."""
@@ -165,13 +168,13 @@ class NpyFile:
 
         with self.path.open("rb", buffering=0) as file:
             if not self.fortran:
-                out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-                self._fill(file, out, start * self.row_bytes)
-                return out
-            columns = np.empty((self.shape[1], stop - start), self.dtype)
-            for number, column in enumerate(columns):
-                self._fill(file, column, (number * self.shape[0] + start) * self.dtype.itemsize)
-            return np.ascontiguousarray(columns.T)
+                count = (stop - start) * math.prod(self.shape[1:])
+                return self._values(file, start * self.row_bytes, count).reshape(-1, *self.shape[1:])
+            out = np.empty((stop - start, self.shape[1]), self.dtype)
+            for number in range(self.shape[1]):
+                first = (number * self.shape[0] + start) * self.dtype.itemsize
+                out[:, number] = self._values(file, first, stop - start)
+            return out
 
     def take(self, index: NDArray[np.int64]) -> NDArray[Any]:
         """The rows that index (n,) names."""
@@ -185,39 +188,18 @@ class NpyFile:
             return out
         with self.path.open("rb", buffering=0) as file:
             for row, number in zip(out, index.tolist()):
-                self._fill(file, row, number * self.row_bytes)
+                row[...] = self._values(file, number * self.row_bytes, row.size)
         return out
 
-    def _fill(self, file: BinaryIO, out: NDArray[Any], start: int) -> None:
-        """Read what lies ``start`` bytes into the array; a mapping would die of a file that is cut meanwhile."""
-        view = out.reshape(-1).view("uint8").data
+    def _values(self, file: BinaryIO, start: int, count: int) -> NDArray[Any]:
+        """What lies ``start`` bytes into the array; a mapping would die of a file that is cut meanwhile."""
+        import numpy as np
+
         file.seek(self.offset + start)
-        while view:
-            count = file.readinto(view)  # type: ignore[attr-defined]
-            if not count:
-                raise OSError(f"{self.path} was cut short while it was read")
-            view = view[count:]
-
-
-@dataclass(frozen=True)
-class NpySource:
-    """Rows of a ``.npy`` file."""
-
-    file: NpyFile
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return cast(tuple[int, int], self.file.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return _torch_dtype(self.file.dtype)
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return torch.from_numpy(self.file.read(start, stop))
-
-    def take(self, index: Tensor) -> Tensor:
-        return torch.from_numpy(self.file.take(index.cpu().numpy()))
+        values = np.fromfile(file, self.dtype, count)
+        if len(values) != count:
+            raise OSError(f"{self.path} was cut short while it was read")
+        return values
 
 
 @dataclass(frozen=True)
@@ -268,12 +250,14 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
     """Integers (n,) int64 of an array or a ``.npy`` file; a tensor as it is."""
     if isinstance(source, Tensor):
         return source
-    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "__array_interface__"):
+    array: NDArray[Any] | NpyFile
+    if isinstance(source, (str, os.PathLike)):
+        array = _open_npy(source, name)
+    elif hasattr(source, "__array_interface__"):
+        array = source
+    else:
         raise TypeError(f"{name} must be a tensor or a numpy array of integers, got {type(source).__name__}")
-    where: object = "an array"
-    array: NDArray[Any] | NpyFile = source if not isinstance(source, (str, os.PathLike)) else _open_npy(source, name)
-    if isinstance(array, NpyFile):
-        where = array.path
+    where = array.path if isinstance(array, NpyFile) else "an array"
     if array.dtype.kind not in "iu" or len(array.shape) != 1:
         raise ValueError(
             f"{name} must be integers of one dimension, got {where} with {array.dtype} of shape {array.shape}"
@@ -285,9 +269,8 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
 
 
 def _open_npy(given: str | os.PathLike[str], name: str) -> NpyFile:
-    path = Path(given)
-    _check_exists(path, name)
-    return NpyFile.open(path, name)
+    _check_exists(Path(given), name)
+    return NpyFile.open(Path(given), name)
 
 
 def _open_path(given: str, name: str, form: str) -> Source:
@@ -298,8 +281,8 @@ def _open_path(given: str, name: str, form: str) -> Source:
         _check_exists(path, name)
         return _open_safetensors(path, tensor, name, form)
     file = _open_npy(path, name)
-    _check_numpy(name, str(path), file.dtype, file.shape, form)
-    return NpySource(file)
+    _check_numpy(name, str(path), file, form)
+    return ArraySource(file)
 
 
 def _split(given: str) -> tuple[Path, str | None]:
@@ -351,18 +334,14 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _check_numpy(name: str, where: str, dtype: np.dtype[Any], shape: tuple[int, ...], form: str) -> None:
-    if dtype.name not in _NUMPY_FLOATS:
-        raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {where} with {dtype}")
-    if not dtype.isnative:
-        raise ValueError(f"{name} must be in the byte order of this machine, got {where} with {dtype.str}")
-    _check_shape(name, where, shape, form)
+def _check_numpy(name: str, where: str, array: NDArray[Any] | NpyFile, form: str) -> None:
+    if array.dtype.name not in _NUMPY_FLOATS:
+        raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {where} with {array.dtype}")
+    if not array.dtype.isnative:
+        raise ValueError(f"{name} must be in the byte order of this machine, got {where} with {array.dtype.str}")
+    _check_shape(name, where, array.shape, form)
 
 
 def _check_shape(name: str, where: str, shape: tuple[int, ...], form: str) -> None:
     if len(shape) != 2 or shape[1] == 0:
         raise ValueError(f"{name} must have shape {form}, got {where} with {tuple(shape)}")
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    return cast(torch.dtype, getattr(torch, dtype.name))
