@@ -15,21 +15,21 @@ LITERAL_CURE = (
 )
 
 
-def caption_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """The numbers (from 1) and the bytes of the lines; only a newline ends one: a caption may hold other separators.
+def caption_lines(path: str | Path) -> Iterator[bytes]:
+    """The bytes of the lines; only a newline ends one: a caption may hold other separators.
 
     White space around a caption is no part of it. An empty line is a caption too: without it the rest would shift.
     """
     with Path(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
+        for number, line in enumerate(file):
+            yield (line if number else line.removeprefix(b"\xef\xbb\xbf")).strip()
 
 
 def read_captions(path: str | Path) -> list[str]:
     """The captions in a file, which must be UTF-8 text, one a line; DataError otherwise."""
     captions = []
     try:
-        for number, line in caption_lines(path):
+        for number, line in enumerate(caption_lines(path), start=1):
             caption = line.decode("utf-8")
             if is_bytes_literal(caption):
                 raise DataError(

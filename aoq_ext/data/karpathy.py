@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from aoq_ext._files import visible
-from aoq_ext._scalars import as_int
+from aoq_ext._scalars import as_positive
 from aoq_ext.data.captions import LITERAL_CURE
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_text import ImageTextData
@@ -67,8 +67,8 @@ def load_karpathy(
 
     DataError for files that are missing or not what they should be: every picture is looked up, none is decoded.
     """
-    if captions_per_image is not None and (captions_per_image := as_int("captions_per_image", captions_per_image)) < 1:
-        raise ValueError(f"captions_per_image: expected a positive number or None, got {captions_per_image}")
+    if captions_per_image is not None:
+        captions_per_image = as_positive("captions_per_image", captions_per_image, "number or None")
     path = find_json(root, json)
     entries = read_entries(path)
     parts = {split, RESTVAL} if split == TRAIN and restval else {split}
@@ -114,8 +114,6 @@ def read_entries(path: str | Path) -> list[Entry]:
     """The images that the JSON file lists; DataError names the first that is not as expected."""
     try:
         content = json_module.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: expected a file such as dataset_coco.json, got no such file; name it") from error
     except ValueError as error:
         raise DataError(f"{path}: expected JSON in UTF-8, got {error}; download it again") from error
     images = content.get("images") if isinstance(content, dict) else None

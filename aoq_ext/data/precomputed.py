@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext._files import visible
-from aoq_ext._scalars import as_int
+from aoq_ext._scalars import as_positive
 from aoq_ext.data.captions import caption_lines, read_captions
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
@@ -48,9 +48,7 @@ def load_precomputed(
 
     DataError for files that are missing or do not fit together. Reads no pickle.
     """
-    captions_per_image = as_int("captions_per_image", captions_per_image)
-    if captions_per_image < 1:
-        raise ValueError(f"captions_per_image: expected a positive number, got {captions_per_image}")
+    captions_per_image = as_positive("captions_per_image", captions_per_image)
     folder = Path(root)
     _check_split(folder, split)
     captions = read_captions(folder / f"{split}{CAPTIONS}")
@@ -148,7 +146,7 @@ def _names(path: Path, split: str, images: int, captions: int, captions_per_imag
     """From the file of ids where there is one, else numbers."""
     if not path.is_file():
         return [f"{split} {index}" for index in range(images)]
-    names = [line.decode("utf-8", errors="replace") for _, line in caption_lines(path)]
+    names = [line.decode("utf-8", errors="replace") for line in caption_lines(path)]
     if len(names) not in (images, captions):
         raise DataError(
             f"{path}: expected an id for each of {images} images or {captions} captions, got {len(names)}; "

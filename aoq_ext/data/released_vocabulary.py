@@ -29,7 +29,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
         return Vocabulary.load(path)
     if isinstance(content, dict) and isinstance(content.get("word2idx"), dict):
         content = content["word2idx"]
-    if isinstance(content, dict) and content and all(_is_number(number) for number in content.values()):
+    if isinstance(content, dict) and content and all(type(number) is int for number in content.values()):
         words = sorted(content, key=content.__getitem__)
         if sorted(content.values()) != list(range(len(words))):
             raise DataError(
@@ -61,10 +61,6 @@ def _content(path: Path) -> Any:
         return json.loads(data)
     except ValueError as error:
         raise DataError(f"{path}: expected a vocabulary as JSON, got {error}; {_BUILD_CURE}") from error
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _from_words(path: Path, words: list[str]) -> Vocabulary:
