@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -140,6 +141,7 @@ class NpyFile:
         """Read the header, and hold it against the size of the file."""
         import numpy as np
 
+        _check_exists(path, name)
         with path.open("rb") as file:
             try:
                 version = np.lib.format.read_magic(file)
@@ -166,15 +168,15 @@ class NpyFile:
         """Rows [start, stop), rows first, of an array of one or two dimensions."""
         import numpy as np
 
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb") as file:
             if not self.fortran:
-                count = (stop - start) * math.prod(self.shape[1:])
-                return self._values(file, start * self.row_bytes, count).reshape(-1, *self.shape[1:])
-            out = np.empty((stop - start, self.shape[1]), self.dtype)
-            for number in range(self.shape[1]):
-                first = (number * self.shape[0] + start) * self.dtype.itemsize
-                out[:, number] = self._values(file, first, stop - start)
-            return out
+                out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+                self._fill(out, file, start * self.row_bytes)
+                return out
+            columns = np.empty((self.shape[1], stop - start), self.dtype)
+            for number, column in enumerate(columns):
+                self._fill(column, file, (number * self.shape[0] + start) * self.dtype.itemsize)
+            return np.ascontiguousarray(columns.T)
 
     def take(self, index: NDArray[np.int64]) -> NDArray[Any]:
         """The rows that index (n,) names."""
@@ -186,20 +188,16 @@ class NpyFile:
                 start = self.offset + number * self.shape[0] * self.dtype.itemsize
                 out[:, number] = np.memmap(self.path, self.dtype, "r", start, self.shape[:1])[index]
             return out
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb") as file:
             for row, number in zip(out, index.tolist()):
-                row[...] = self._values(file, number * self.row_bytes, row.size)
+                self._fill(row, file, number * self.row_bytes)
         return out
 
-    def _values(self, file: BinaryIO, start: int, count: int) -> NDArray[Any]:
-        """What lies ``start`` bytes into the array; a mapping would die of a file that is cut meanwhile."""
-        import numpy as np
-
+    def _fill(self, out: NDArray[Any], file: BufferedReader, start: int) -> None:
+        """Read what lies ``start`` bytes into the array; a mapping would die of a file that is cut meanwhile."""
         file.seek(self.offset + start)
-        values = np.fromfile(file, self.dtype, count)
-        if len(values) != count:
+        if file.readinto(out.data) != out.nbytes:
             raise OSError(f"{self.path} was cut short while it was read")
-        return values
 
 
 @dataclass(frozen=True)
@@ -252,7 +250,7 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
         return source
     array: NDArray[Any] | NpyFile
     if isinstance(source, (str, os.PathLike)):
-        array = _open_npy(source, name)
+        array = NpyFile.open(Path(source), name)
     elif hasattr(source, "__array_interface__"):
         array = source
     else:
@@ -268,19 +266,13 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
     return torch.from_numpy(integers.astype("int64"))
 
 
-def _open_npy(given: str | os.PathLike[str], name: str) -> NpyFile:
-    _check_exists(Path(given), name)
-    return NpyFile.open(Path(given), name)
-
-
 def _open_path(given: str, name: str, form: str) -> Source:
     path, tensor = _split(given)
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"{name} must be a {' or '.join(_SUFFIXES)} file, got {given}")
     if path.suffix == ".safetensors":
-        _check_exists(path, name)
         return _open_safetensors(path, tensor, name, form)
-    file = _open_npy(path, name)
+    file = NpyFile.open(path, name)
     _check_numpy(name, str(path), file, form)
     return ArraySource(file)
 
@@ -299,6 +291,7 @@ def _check_exists(path: Path, name: str) -> None:
 
 
 def _open_safetensors(path: Path, tensor: str | None, name: str, form: str) -> Source:
+    _check_exists(path, name)
     with _safe_open(path, name) as file:
         names = sorted(file.keys())
         if tensor is None:
