@@ -6,6 +6,7 @@ goes to a temporary file in the same folder, is flushed to the disk, and then ta
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -58,6 +59,11 @@ def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> 
 def write_bytes_atomically(path: str | Path, data: bytes | memoryview) -> Path:
     """Make ``path`` hold exactly ``data``, as `write_atomically` does; returns ``path``."""
     return write_atomically(path, lambda file: file.write(data))
+
+
+def write_json(path: str | Path, content: object) -> Path:
+    """Write ``content`` as indented JSON to ``path``, as `write_atomically` does; returns ``path``."""
+    return write_bytes_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def nearest_existing(path: str | Path) -> Path:

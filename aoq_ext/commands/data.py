@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aoq_ext._files import write_json
 from aoq_ext.commands.parsing import make_parser, positive
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ def _verify(parsed: argparse.Namespace) -> int:
         report = verify(**options, progress=progress)
     _print(report)
     if file:
-        from aoq_ext._files import write_bytes_atomically
-
-        write_bytes_atomically(file, json.dumps(report.to_dict(), indent=2, ensure_ascii=False).encode() + b"\n")
+        write_json(file, report.to_dict())
     return 0 if report.fine else 1
 
 

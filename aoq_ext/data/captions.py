@@ -25,17 +25,22 @@ def caption_lines(path: str | Path) -> Iterator[bytes]:
             yield (line if number else line.removeprefix(b"\xef\xbb\xbf")).strip()
 
 
+def check_text(where: str, caption: str) -> None:
+    """DataError for what Python printed of ``bytes``."""
+    if is_bytes_literal(caption):
+        raise DataError(
+            f"{where}: expected text, got the printed form of a bytes object, {caption:.60}, which would put the word "
+            f'"b" in front of every caption; {LITERAL_CURE}'
+        )
+
+
 def read_captions(path: str | Path) -> list[str]:
     """The captions in a file, which must be UTF-8 text, one a line; DataError otherwise."""
     captions = []
     try:
         for number, line in enumerate(caption_lines(path), start=1):
             caption = line.decode("utf-8")
-            if is_bytes_literal(caption):
-                raise DataError(
-                    f"{path}, line {number}: expected text, got the printed form of a bytes object, {caption:.60}, "
-                    f'which would put the word "b" in front of every caption; {LITERAL_CURE}'
-                )
+            check_text(f"{path}, line {number}", caption)
             captions.append(caption)
     except FileNotFoundError as error:
         raise DataError(

@@ -17,11 +17,10 @@ import numpy as np
 
 from aoq_ext._files import visible
 from aoq_ext._scalars import as_positive
-from aoq_ext.data.captions import LITERAL_CURE
+from aoq_ext.data.captions import check_text
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_text import ImageTextData
 from aoq_ext.data.pictures import Pictures
-from aoq_ext.data.vocabulary import is_bytes_literal
 
 CAPTIONS_PER_IMAGE = 5
 PICTURE_FOLDERS = ("", "images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset")
@@ -156,11 +155,7 @@ def _captions(path: Path, entry: Entry, captions_per_image: int | None) -> list[
         )
     captions = entry.captions[:captions_per_image]
     for caption in captions:
-        if is_bytes_literal(caption):
-            raise DataError(
-                f"{path}: images[{entry.number}] ({entry.path}): expected text, got the printed form of a bytes "
-                f"object, {caption:.60}; {LITERAL_CURE}"
-            )
+        check_text(f"{path}: images[{entry.number}] ({entry.path})", caption)
     return captions
 
 

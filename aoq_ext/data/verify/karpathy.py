@@ -16,7 +16,8 @@ from aoq_ext.data.image_rows import sampled_rows
 from aoq_ext.data.karpathy import Entry, find_json, find_pictures, missing_pictures, read_entries
 from aoq_ext.data.pictures import PictureRangeError, open_picture
 from aoq_ext.data.verify.findings import Finding, Manner, SplitSummary, VerifyReport, counted
-from aoq_ext.data.verify.text import check_captions, check_coverage, chosen_splits, open_vocabulary
+from aoq_ext.data.verify.text import check_captions, check_coverage, chosen_splits
+from aoq_ext.data.vocabulary import Vocabulary
 
 _SAMPLED_PICTURES = 100
 _DECODED_AT_ONCE = 256
@@ -33,32 +34,32 @@ _UNPACK = (
 )
 
 
-def verify_karpathy(
+def check_karpathy(
+    report: VerifyReport,
     path: Path,
     splits: Sequence[str] | None,
-    vocabulary: str | Path | None,
+    vocabulary: Vocabulary | None,
     pictures: str | Path | None,
     manner: Manner,
-) -> VerifyReport:
-    report = VerifyReport(str(path), "karpathy")
+) -> None:
     folder = path.parent if path.is_file() else path
     try:
         file = path if path.is_file() else find_json(path)
         entries = read_entries(file)
     except DataError as error:
         report.findings.append(Finding.of_error(error, path.name, "json"))
-        return report
-    splits = chosen_splits(splits, sorted({entry.split for entry in entries}))
+        return
     _check_unique(report, file, entries)
-    words = open_vocabulary(report, folder, vocabulary)
-    for split in splits:
+    for split in chosen_splits(splits, sorted({entry.split for entry in entries})):
         chosen = [entry for entry in entries if entry.split == split]
         captions = [caption for entry in chosen for caption in entry.captions]
-        summary = SplitSummary(split, len(chosen), len(captions), dtype="uint8", layout=_layout(chosen))
-        report.splits.append(summary)
-        images = np.repeat(np.arange(len(chosen)), [len(entry.captions) for entry in chosen])
+        counts = [len(entry.captions) for entry in chosen]
+        each = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        layout = f"{each} captions each"
+        report.splits.append(SplitSummary(split, len(chosen), len(captions), dtype="uint8", layout=layout))
+        images = np.repeat(np.arange(len(chosen)), counts)
         seen = check_captions(report, split, captions, images, "sentence")
-        check_coverage(report, split, seen, words)
+        check_coverage(report, split, seen, vocabulary)
         _check_counts(report, split, chosen, manner.captions_per_image)
         paths = [entry.path for entry in chosen]
         try:
@@ -68,13 +69,6 @@ def verify_karpathy(
             report.findings.append(replace(finding, cure=_UNPACK, count=len(paths)))
         else:
             _check_pictures(report, split, paths, where, manner)
-    return report
-
-
-def _layout(entries: list[Entry]) -> str:
-    counts = [len(entry.captions) for entry in entries]
-    low, high = min(counts), max(counts)
-    return f"{low} captions each" if low == high else f"{low} to {high} captions each"
 
 
 def _check_counts(report: VerifyReport, split: str, entries: list[Entry], least: int) -> None:

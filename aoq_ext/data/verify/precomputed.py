@@ -13,7 +13,8 @@ from aoq_ext.data.errors import DataError
 from aoq_ext.data.precomputed import CAPTIONS, FEATURES, IDS, is_repeated, open_array, splits_in
 from aoq_ext.data.verify.features import check_features, other_count
 from aoq_ext.data.verify.findings import Finding, Manner, SplitSummary, VerifyReport, counted
-from aoq_ext.data.verify.text import check_captions, check_coverage, chosen_splits, decoded_captions, open_vocabulary
+from aoq_ext.data.verify.text import check_captions, check_coverage, chosen_splits, decoded_captions
+from aoq_ext.data.vocabulary import Vocabulary
 
 _CONVERT = "convert it with the script in docs/data.md"
 _SEPARATE = "take them out of train, or take all splits from one release"
@@ -21,28 +22,24 @@ _EVALUATED = ("dev", "test", "testall")
 _MOST_SHARED = 0.01  # of an evaluation split's images
 
 
-def verify_precomputed(
-    path: Path, splits: Sequence[str] | None, vocabulary: str | Path | None, manner: Manner
-) -> VerifyReport:
-    report = VerifyReport(str(path), "precomputed")
+def check_precomputed(
+    report: VerifyReport, path: Path, splits: Sequence[str] | None, vocabulary: Vocabulary | None, manner: Manner
+) -> None:
     found = splits_in(path)
-    splits = chosen_splits(splits, found)
     if not found:
         report.add(str(path), "no-splits", f"files such as train{FEATURES}", "none", "name the folder that has them")
-    words = open_vocabulary(report, path, vocabulary)
     hashes: dict[str, set[bytes]] = {}
-    for split in splits:
+    for split in chosen_splits(splits, found):
         summary = SplitSummary(split)
         report.splits.append(summary)
         seen = _check_split_captions(report, path, summary, manner.captions_per_image)
-        check_coverage(report, split, seen, words)
+        check_coverage(report, split, seen, vocabulary)
         hashes[split] = _check_split_features(report, path, summary, manner)
         _check_ids(report, path, summary)
     _compare_shapes(report)
     _compare_ids(report, path)
     if not manner.quick:
         _compare_features(report, hashes)
-    return report
 
 
 def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSummary, each: int) -> Counter[str]:
