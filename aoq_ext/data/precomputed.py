@@ -54,17 +54,17 @@ def load_precomputed(
     captions = read_captions(folder / f"{split}{CAPTIONS}")
     path = folder / f"{split}{FEATURES}"
     features = open_features(path)
-    repeated = is_repeated(len(features), len(captions), captions_per_image)
-    if repeated is None:
+    repeats = rows_per_image(len(features), len(captions), captions_per_image)
+    if repeats is None:
         raise DataError(
             f"{path}: expected one row for each {captions_per_image} captions, "
             f"{len(captions) / captions_per_image:g}, or one for each caption, {len(captions)}, got {len(features)}; "
             f"the two files belong to different data, or {split}{CAPTIONS} has lines too many (an empty one at the "
             f"end?) or too few, or captions_per_image is not {captions_per_image}"
         )
-    if repeated:
-        _check_repeats(path, features, captions_per_image)
-        features = features[::captions_per_image]
+    if repeats > 1:
+        _check_repeats(path, features, repeats)
+        features = features[::repeats]
     images = len(features)
     return ImageTextData(
         images=features,
@@ -110,11 +110,11 @@ def open_array(path: str | Path) -> NDArray[Any]:
     return array
 
 
-def is_repeated(rows: int, captions: int, captions_per_image: int = CAPTIONS_PER_IMAGE) -> bool | None:
-    """Whether ``rows`` of features are one for each caption instead of one an image; None when they are neither."""
+def rows_per_image(rows: int, captions: int, captions_per_image: int) -> int | None:
+    """1 where ``rows`` of features are one an image; more where they are one a caption; None where they are neither."""
     if rows * captions_per_image == captions:
-        return False
-    return True if rows == captions and rows % captions_per_image == 0 else None
+        return 1
+    return captions_per_image if rows == captions and rows % captions_per_image == 0 else None
 
 
 def _check_repeats(path: Path, features: NDArray[Any], captions_per_image: int) -> None:

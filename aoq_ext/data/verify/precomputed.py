@@ -10,7 +10,7 @@ import numpy as np
 
 from aoq_ext.data.captions import caption_lines
 from aoq_ext.data.errors import DataError
-from aoq_ext.data.precomputed import CAPTIONS, FEATURES, IDS, is_repeated, open_array, splits_in
+from aoq_ext.data.precomputed import CAPTIONS, FEATURES, IDS, open_array, rows_per_image, splits_in
 from aoq_ext.data.verify.features import check_features, other_count
 from aoq_ext.data.verify.findings import Finding, Manner, SplitSummary, VerifyReport, counted
 from aoq_ext.data.verify.text import check_captions, check_coverage, chosen_splits, decoded_captions
@@ -81,8 +81,8 @@ def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, 
     summary.images = rows
     if summary.captions is None:
         return 1
-    repeated = is_repeated(rows, summary.captions, each)
-    if repeated is None:
+    repeats = rows_per_image(rows, summary.captions, each)
+    if repeats is None:
         expected = (
             f"{summary.captions / each:g} rows, one for {counted(each, 'caption')} each, or "
             f"{summary.captions}, one a caption"
@@ -93,11 +93,9 @@ def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, 
         report.add(where, "captions-per-image", expected, str(rows), cure)
         summary.images = None  # nobody knows
         return 1
-    summary.layout = f"each image {each} times" if repeated else "one row an image"
-    if not repeated:
-        return 1
-    summary.images = rows // each
-    return each
+    summary.layout = f"each image {repeats} times" if repeats > 1 else "one row an image"
+    summary.images = rows // repeats
+    return repeats
 
 
 def _check_ids(report: VerifyReport, folder: Path, summary: SplitSummary) -> None:

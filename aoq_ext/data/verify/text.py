@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,11 +58,10 @@ def check_captions(
 
 def _note_repeats(report: VerifyReport, where: str, words: list[list[str]], caption_image: NDArray[np.int64]) -> None:
     """Captions that other images have too: right answers that count as wrong."""
-    images: dict[tuple[str, ...], set[int]] = {}
+    images: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
     for found, image in zip(words, caption_image.tolist()):
-        if found:
-            images.setdefault(tuple(found), set()).add(image)
-    repeated = sum(len(images.get(tuple(found), ())) > 1 for found in words)
+        images[tuple(found)].add(image)
+    repeated = sum(len(images[tuple(found)]) > 1 for found in words if found)
     if repeated:
         report.notes.append(
             f"{where}: {counted(repeated, 'caption')} of {len(words):,} also describe another image, word for word; "
