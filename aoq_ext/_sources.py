@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _NUMPY_FLOATS = ("float16", "float32", "float64")
 _SAFETENSORS_FLOATS = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
 _FORM = "(rows, D) with D ≥ 1"
-_SUFFIXES = (".npy", ".safetensors")
 _MOST_INT64 = 2**63 - 1
 _CHECKED_BYTES = 1 << 25
 _ROWS_AT_A_TIME = 64  # a row read through a mapping may bring megabytes around it
@@ -87,12 +86,25 @@ def open_embeddings(source: EmbeddingsLike, name: str = "embeddings", form: str 
     if isinstance(source, Tensor):
         check_matrix(name, source)
         return TensorSource(source)
+    array: NDArray[Any] | NpyFile
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(os.fspath(source), name, form)
-    if hasattr(source, "__array_interface__"):
-        _check_numpy(name, "an array", source, form)
-        return ArraySource(source)
-    raise TypeError(f"{name} must be a tensor, a numpy array or the path of a file, got {type(source).__name__}")
+        path, tensor = _split(os.fspath(source))
+        if path.suffix == ".safetensors":
+            return _open_safetensors(path, tensor, name, form)
+        if path.suffix != ".npy":
+            raise ValueError(f"{name} must be a .npy or .safetensors file, got {os.fspath(source)}")
+        array = NpyFile.open(path, name)
+    elif hasattr(source, "__array_interface__"):
+        array = source
+    else:
+        raise TypeError(f"{name} must be a tensor, a numpy array or the path of a file, got {type(source).__name__}")
+    place = _place(array)
+    if array.dtype.name not in _NUMPY_FLOATS:
+        raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {place} with {array.dtype}")
+    if not array.dtype.isnative:
+        raise ValueError(f"{name} must be in the byte order of this machine, got {place} with {array.dtype.str}")
+    _check_shape(name, place, array.shape, form)
+    return ArraySource(array)
 
 
 def embeddings_file(source: object) -> Path | None:
@@ -255,26 +267,17 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
         array = source
     else:
         raise TypeError(f"{name} must be a tensor or a numpy array of integers, got {type(source).__name__}")
-    where = array.path if isinstance(array, NpyFile) else "an array"
     if array.dtype.kind not in "iu" or len(array.shape) != 1:
-        raise ValueError(
-            f"{name} must be integers of one dimension, got {where} with {array.dtype} of shape {array.shape}"
-        )
+        got = f"{_place(array)} with {array.dtype} of shape {array.shape}"
+        raise ValueError(f"{name} must be integers of one dimension, got {got}")
     integers = array.read(0, array.shape[0]) if isinstance(array, NpyFile) else array
     if len(integers) and (most := integers.max()) > _MOST_INT64:
-        raise ValueError(f"{name} must be at most 2**63 - 1, got {where} with {most}")
+        raise ValueError(f"{name} must be at most 2**63 - 1, got {_place(array)} with {most}")
     return torch.from_numpy(integers.astype("int64"))
 
 
-def _open_path(given: str, name: str, form: str) -> Source:
-    path, tensor = _split(given)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{name} must be a {' or '.join(_SUFFIXES)} file, got {given}")
-    if path.suffix == ".safetensors":
-        return _open_safetensors(path, tensor, name, form)
-    file = NpyFile.open(path, name)
-    _check_numpy(name, str(path), file, form)
-    return ArraySource(file)
+def _place(array: NDArray[Any] | NpyFile) -> str:
+    return str(array.path) if isinstance(array, NpyFile) else "an array"
 
 
 def _split(given: str) -> tuple[Path, str | None]:
@@ -325,14 +328,6 @@ def _safe_open(path: Path, name: str = "embeddings") -> Any:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _check_numpy(name: str, where: str, array: NDArray[Any] | NpyFile, form: str) -> None:
-    if array.dtype.name not in _NUMPY_FLOATS:
-        raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {where} with {array.dtype}")
-    if not array.dtype.isnative:
-        raise ValueError(f"{name} must be in the byte order of this machine, got {where} with {array.dtype.str}")
-    _check_shape(name, where, array.shape, form)
 
 
 def _check_shape(name: str, where: str, shape: tuple[int, ...], form: str) -> None:
