@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aoq_ext._files import expanded
-from aoq_ext.data import ImageTextData, load_emoji, write_bytes_atomically
+from aoq_ext._files import expanded, write_json
+from aoq_ext.data import ImageTextData, load_emoji
 from aoq_ext.report import ReportData, write_report
 from aoq_ext.report.collect import SPLIT_TITLES, collect
 from aoq_ext.report.words import duration, overall, rsum_difference, signed
@@ -117,7 +117,7 @@ class StepClock:
 
         def note() -> None:
             self.seconds[step] = earlier + time.perf_counter() - started
-            write_bytes_atomically(self._path, json.dumps(self.seconds, indent=2).encode() + b"\n")
+            write_json(self._path, self.seconds)
 
         try:
             yield note
