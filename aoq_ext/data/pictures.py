@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,16 +101,15 @@ def open_picture(path: str) -> Any:
     Transparency is left out: the colours count that are under it. 16 bits a sample become 8. DataError when the file is
     missing or damaged, or when its format does not say which numbers are black and white.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         # Given the name, Pillow maps a plain TIFF by its turned size, and mixes its rows up.
         with open(path, "rb") as file, Image.open(file) as picture:
             picture.load()
-            if picture.format != "TIFF":  # which Pillow turned as it was loaded
-                with contextlib.suppress(OSError, SyntaxError, ValueError, struct.error):  # of damaged EXIF data
-                    ImageOps.exif_transpose(picture, in_place=True)
-            return _in_bytes(picture, path).convert("RGB")
+            rgb = _in_bytes(picture, path).convert("RGB")
+            turn = _turn(picture)
+            return rgb if turn is None else rgb.transpose(turn)
     except PictureRangeError:
         raise
     except FileNotFoundError as error:
@@ -152,3 +150,28 @@ def _white(picture: Any) -> int | None:
     if picture.mode != "F" and picture.format in _SIXTEEN_BITS:
         return (1 << 16) - 1
     return None
+
+
+def _turn(picture: Any) -> Any:
+    """What turns a loaded picture upright; None where nothing need be done, or the EXIF data cannot be read.
+
+    Pillow's own function writes the EXIF data anew, and fails where a tag is not of its type.
+    """
+    from PIL import ExifTags, Image
+
+    if picture.format == "TIFF":
+        return None  # Pillow turned it as it was loaded
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return None
+    turn = Image.Transpose
+    return {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }.get(orientation)
