@@ -6,11 +6,12 @@ goes to a temporary file in the same folder, is flushed to the disk, and then ta
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -58,6 +59,11 @@ def write_atomically(path: str | Path, writer: Callable[[BinaryIO], object]) -> 
 def write_bytes_atomically(path: str | Path, data: bytes | memoryview) -> Path:
     """Make ``path`` hold exactly ``data``, as `write_atomically` does; returns ``path``."""
     return write_atomically(path, lambda file: file.write(data))
+
+
+def write_json(path: str | Path, content: object) -> Path:
+    """Write ``content`` as indented JSON to ``path``, as `write_atomically` does; returns ``path``."""
+    return write_bytes_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def nearest_existing(path: str | Path) -> Path:
@@ -112,13 +118,9 @@ def _mode_for(path: Path) -> int:
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself last through a power cut, where the system lets a folder be opened and synced."""
-    try:
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

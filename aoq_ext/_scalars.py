@@ -18,6 +18,13 @@ def as_int(name: str, value: object) -> int:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
 
 
+def as_positive(name: str, value: object, kind: str = "number") -> int:
+    """An integer from 1 on, of whatever type; ``kind``: what errors say was expected."""
+    if (number := as_int(name, value)) < 1:
+        raise ValueError(f"{name}: expected a positive {kind}, got {number}")
+    return number
+
+
 def as_float(name: str, value: object) -> float:
     """A finite real number, of whatever type."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -5,10 +5,12 @@ Every read is a copy, and no mapping of a file outlives it, so that resident mem
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 _NUMPY_FLOATS = ("float16", "float32", "float64")
 _SAFETENSORS_FLOATS = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
 _FORM = "(rows, D) with D ≥ 1"
-_SUFFIXES = (".npy", ".safetensors")
 _MOST_INT64 = 2**63 - 1
 _CHECKED_BYTES = 1 << 25
 _ROWS_AT_A_TIME = 64  # a row read through a mapping may bring megabytes around it
@@ -85,12 +86,25 @@ def open_embeddings(source: EmbeddingsLike, name: str = "embeddings", form: str 
     if isinstance(source, Tensor):
         check_matrix(name, source)
         return TensorSource(source)
+    array: NDArray[Any] | NpyFile
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(os.fspath(source), name, form)
-    if hasattr(source, "__array_interface__"):
-        _check_numpy(name, "an array", source.dtype, source.shape, form)
-        return ArraySource(source)
-    raise TypeError(f"{name} must be a tensor, a numpy array or the path of a file, got {type(source).__name__}")
+        path, tensor = _split(os.fspath(source))
+        if path.suffix == ".safetensors":
+            return _open_safetensors(path, tensor, name, form)
+        if path.suffix != ".npy":
+            raise ValueError(f"{name} must be a .npy or .safetensors file, got {os.fspath(source)}")
+        array = NpyFile.open(path, name)
+    elif hasattr(source, "__array_interface__"):
+        array = source
+    else:
+        raise TypeError(f"{name} must be a tensor, a numpy array or the path of a file, got {type(source).__name__}")
+    place = _place(array)
+    if array.dtype.name not in _NUMPY_FLOATS:
+        raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {place} with {array.dtype}")
+    if not array.dtype.isnative:
+        raise ValueError(f"{name} must be in the byte order of this machine, got {place} with {array.dtype.str}")
+    _check_shape(name, place, array.shape, form)
+    return ArraySource(array)
 
 
 def embeddings_file(source: object) -> Path | None:
@@ -100,9 +114,9 @@ def embeddings_file(source: object) -> Path | None:
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Rows of a numpy array."""
+    """Rows of a numpy array, or of one in a file."""
 
-    array: NDArray[Any]  # (rows, D)
+    array: NDArray[Any] | NpyFile  # (rows, D)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,13 +124,18 @@ class ArraySource:
 
     @property
     def dtype(self) -> torch.dtype:
-        return _torch_dtype(self.array.dtype)
+        return cast(torch.dtype, getattr(torch, self.array.dtype.name))
 
     def rows(self, start: int, stop: int) -> Tensor:
+        if isinstance(self.array, NpyFile):
+            return torch.from_numpy(self.array.read(start, stop))
         return torch.from_numpy(self.array[start:stop].copy(order="C"))
 
     def take(self, index: Tensor) -> Tensor:
-        return torch.from_numpy(self.array[index.cpu().numpy()].copy(order="C"))
+        rows = index.cpu().numpy()
+        if isinstance(self.array, NpyFile):
+            return torch.from_numpy(self.array.take(rows))
+        return torch.from_numpy(self.array[rows].copy(order="C"))
 
 
 @dataclass(frozen=True)
@@ -134,6 +153,7 @@ class NpyFile:
         """Read the header, and hold it against the size of the file."""
         import numpy as np
 
+        _check_exists(path, name)
         with path.open("rb") as file:
             try:
                 version = np.lib.format.read_magic(file)
@@ -154,23 +174,20 @@ class NpyFile:
 
     @property
     def row_bytes(self) -> int:
-        count = self.dtype.itemsize
-        for extent in self.shape[1:]:
-            count *= extent
-        return count
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop), rows first, of an array of one or two dimensions."""
         import numpy as np
 
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb") as file:
             if not self.fortran:
                 out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-                self._fill(file, out, start * self.row_bytes)
+                self._fill(out, file, start * self.row_bytes)
                 return out
             columns = np.empty((self.shape[1], stop - start), self.dtype)
             for number, column in enumerate(columns):
-                self._fill(file, column, (number * self.shape[0] + start) * self.dtype.itemsize)
+                self._fill(column, file, (number * self.shape[0] + start) * self.dtype.itemsize)
             return np.ascontiguousarray(columns.T)
 
     def take(self, index: NDArray[np.int64]) -> NDArray[Any]:
@@ -183,41 +200,16 @@ class NpyFile:
                 start = self.offset + number * self.shape[0] * self.dtype.itemsize
                 out[:, number] = np.memmap(self.path, self.dtype, "r", start, self.shape[:1])[index]
             return out
-        with self.path.open("rb", buffering=0) as file:
+        with self.path.open("rb") as file:
             for row, number in zip(out, index.tolist()):
-                self._fill(file, row, number * self.row_bytes)
+                self._fill(row, file, number * self.row_bytes)
         return out
 
-    def _fill(self, file: BinaryIO, out: NDArray[Any], start: int) -> None:
+    def _fill(self, out: NDArray[Any], file: BufferedReader, start: int) -> None:
         """Read what lies ``start`` bytes into the array; a mapping would die of a file that is cut meanwhile."""
-        view = out.reshape(-1).view("uint8").data
         file.seek(self.offset + start)
-        while view:
-            count = file.readinto(view)  # type: ignore[attr-defined]
-            if not count:
-                raise OSError(f"{self.path} was cut short while it was read")
-            view = view[count:]
-
-
-@dataclass(frozen=True)
-class NpySource:
-    """Rows of a ``.npy`` file."""
-
-    file: NpyFile
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return cast(tuple[int, int], self.file.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return _torch_dtype(self.file.dtype)
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return torch.from_numpy(self.file.read(start, stop))
-
-    def take(self, index: Tensor) -> Tensor:
-        return torch.from_numpy(self.file.take(index.cpu().numpy()))
+        if file.readinto(out.data) != out.nbytes:
+            raise OSError(f"{self.path} was cut short while it was read")
 
 
 @dataclass(frozen=True)
@@ -268,38 +260,24 @@ def read_integers(source: Tensor | NDArray[Any] | str | os.PathLike[str], name: 
     """Integers (n,) int64 of an array or a ``.npy`` file; a tensor as it is."""
     if isinstance(source, Tensor):
         return source
-    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "__array_interface__"):
+    array: NDArray[Any] | NpyFile
+    if isinstance(source, (str, os.PathLike)):
+        array = NpyFile.open(Path(source), name)
+    elif hasattr(source, "__array_interface__"):
+        array = source
+    else:
         raise TypeError(f"{name} must be a tensor or a numpy array of integers, got {type(source).__name__}")
-    where: object = "an array"
-    array: NDArray[Any] | NpyFile = source if not isinstance(source, (str, os.PathLike)) else _open_npy(source, name)
-    if isinstance(array, NpyFile):
-        where = array.path
     if array.dtype.kind not in "iu" or len(array.shape) != 1:
-        raise ValueError(
-            f"{name} must be integers of one dimension, got {where} with {array.dtype} of shape {array.shape}"
-        )
+        got = f"{_place(array)} with {array.dtype} of shape {array.shape}"
+        raise ValueError(f"{name} must be integers of one dimension, got {got}")
     integers = array.read(0, array.shape[0]) if isinstance(array, NpyFile) else array
     if len(integers) and (most := integers.max()) > _MOST_INT64:
-        raise ValueError(f"{name} must be at most 2**63 - 1, got {where} with {most}")
+        raise ValueError(f"{name} must be at most 2**63 - 1, got {_place(array)} with {most}")
     return torch.from_numpy(integers.astype("int64"))
 
 
-def _open_npy(given: str | os.PathLike[str], name: str) -> NpyFile:
-    path = Path(given)
-    _check_exists(path, name)
-    return NpyFile.open(path, name)
-
-
-def _open_path(given: str, name: str, form: str) -> Source:
-    path, tensor = _split(given)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{name} must be a {' or '.join(_SUFFIXES)} file, got {given}")
-    if path.suffix == ".safetensors":
-        _check_exists(path, name)
-        return _open_safetensors(path, tensor, name, form)
-    file = _open_npy(path, name)
-    _check_numpy(name, str(path), file.dtype, file.shape, form)
-    return NpySource(file)
+def _place(array: NDArray[Any] | NpyFile) -> str:
+    return str(array.path) if isinstance(array, NpyFile) else "an array"
 
 
 def _split(given: str) -> tuple[Path, str | None]:
@@ -316,6 +294,7 @@ def _check_exists(path: Path, name: str) -> None:
 
 
 def _open_safetensors(path: Path, tensor: str | None, name: str, form: str) -> Source:
+    _check_exists(path, name)
     with _safe_open(path, name) as file:
         names = sorted(file.keys())
         if tensor is None:
@@ -351,18 +330,6 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _check_numpy(name: str, where: str, dtype: np.dtype[Any], shape: tuple[int, ...], form: str) -> None:
-    if dtype.name not in _NUMPY_FLOATS:
-        raise ValueError(f"{name} must be {', '.join(_NUMPY_FLOATS)}, got {where} with {dtype}")
-    if not dtype.isnative:
-        raise ValueError(f"{name} must be in the byte order of this machine, got {where} with {dtype.str}")
-    _check_shape(name, where, shape, form)
-
-
 def _check_shape(name: str, where: str, shape: tuple[int, ...], form: str) -> None:
     if len(shape) != 2 or shape[1] == 0:
         raise ValueError(f"{name} must have shape {form}, got {where} with {tuple(shape)}")
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    return cast(torch.dtype, getattr(torch, dtype.name))

@@ -99,9 +99,8 @@ def _demo(argv: Sequence[str]) -> int:
 
 
 def _doctor(argv: Sequence[str]) -> int:
-    make_parser("doctor", "What is installed, what was compiled, which kernels run, and what is wrong.").parse_args(
-        argv
-    )
+    parser = make_parser("doctor", "What is installed, what was compiled, which kernels run, and what is wrong.")
+    parser.parse_args(argv)
 
     from aoq_ext.doctor import main as examine
 
@@ -120,16 +119,9 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
 
 
 def _usage() -> str:
-    lines = [f"  {name:<8} {summary}" for name, (summary, _) in _COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: aoq COMMAND [options]",
-            "",
-            *lines,
-            "",
-            "aoq COMMAND --help lists a command's options. --debug (or AOQ_DEBUG=1) shows where an error came from.",
-        ]
-    )
+    lines = "\n".join(f"  {name:<8} {summary}" for name, (summary, _) in _COMMANDS.items())
+    more = "aoq COMMAND --help lists a command's options. --debug (or AOQ_DEBUG=1) shows where an error came from."
+    return f"usage: aoq COMMAND [options]\n\n{lines}\n\n{more}"
 
 
 def _explain(error: Exception) -> str:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aoq_ext._files import expanded
-from aoq_ext.data import ImageTextData, load_emoji, write_bytes_atomically
+from aoq_ext._files import expanded, write_json
+from aoq_ext.data import ImageTextData, load_emoji
 from aoq_ext.report.run import ReportData, write_report
 from aoq_ext.report.run.collect import SPLIT_TITLES, collect
 from aoq_ext.report.run.words import overall, rsum_difference
@@ -100,7 +100,7 @@ class StepClock:
         if self._running is not None:
             step, began = self._running
             self.seconds[step] = time.perf_counter() - began
-            write_bytes_atomically(self._path, json.dumps(self.seconds, indent=2).encode() + b"\n")
+            write_json(self._path, self.seconds)
 
 
 def _summarise(data: ReportData, report: Path, seconds: float, console: Console) -> None:

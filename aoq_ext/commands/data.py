@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aoq_ext.commands.parsing import Parser, make_parser, positive
+from aoq_ext._files import write_json
+from aoq_ext.commands.parsing import make_parser, positive
 
 if TYPE_CHECKING:
     from aoq_ext.data.verify import SplitSummary, VerifyReport
@@ -22,7 +21,7 @@ _WIDTH = 100
 
 def run(argv: Sequence[str]) -> int:
     parser = make_parser("data", "Data sets in the formats of the field; docs/data.md describes them.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="verify", parser_class=Parser)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="verify")
     _add_verify(actions.add_parser("verify", help="say what a data set holds, and what is wrong with it"))
     return _verify(parser.parse_args(argv))
 
@@ -34,7 +33,9 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("path", type=Path, help="a folder such as data/f30k_precomp, or a Karpathy dataset_*.json")
     parser.add_argument("--kind", choices=("precomputed", "karpathy"), help="the format (what the files look like)")
-    parser.add_argument("--split", action="append", help="look at this split; may be given again (all)")
+    parser.add_argument(
+        "--split", action="append", dest="splits", metavar="SPLIT", help="look at this split; may be given again (all)"
+    )
     parser.add_argument(
         "--vocabulary", type=Path, metavar="FILE", help="a JSON vocabulary to compare (*_vocab.json in the folder)"
     )
@@ -49,22 +50,14 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 def _verify(parsed: argparse.Namespace) -> int:
     from aoq_ext.data.verify import verify
 
+    options = vars(parsed)
+    del options["action"]
+    file = options.pop("json")
     with _progress() as progress:
-        report = verify(
-            parsed.path,
-            parsed.kind,
-            splits=parsed.split,
-            vocabulary=parsed.vocabulary,
-            pictures=parsed.pictures,
-            captions_per_image=parsed.captions_per_image,
-            quick=parsed.quick,
-            progress=progress,
-        )
+        report = verify(**options, progress=progress)
     _print(report)
-    if parsed.json:
-        from aoq_ext._files import write_bytes_atomically
-
-        write_bytes_atomically(parsed.json, json.dumps(report.to_dict(), indent=2, ensure_ascii=False).encode() + b"\n")
+    if file:
+        write_json(file, report.to_dict())
     return 0 if report.fine else 1
 
 
@@ -78,10 +71,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
         yield None
         return
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {}
 
         def advance(what: str, done: int, total: int) -> None:
@@ -94,37 +84,22 @@ def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
 
 def _print(report: VerifyReport) -> None:
     print(f"{report.path} ({report.kind})")
-    rows = [_row(summary) for summary in report.splits]
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ModuleNotFoundError:
-        _print_plain([_COLUMNS, *rows])
-    else:
-        table = Table(show_edge=False)
-        for column in _COLUMNS:
-            table.add_column(column, justify="right" if column in ("images", "captions") else "left")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
+    rows = [_COLUMNS, *map(_row, report.splits)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
     for note in report.notes:
         print(_wrapped("note: ", note))
     for finding in report.findings:
         print(_wrapped("wrong: ", str(finding)))
     count = len(report.findings)
-    print("nothing is wrong" if report.fine else f"{count} thing{'' if count == 1 else 's'} wrong", file=sys.stdout)
+    print("nothing is wrong" if report.fine else f"{count} thing{'' if count == 1 else 's'} wrong")
 
 
 def _row(summary: SplitSummary) -> tuple[str, ...]:
     number = [("?" if count is None else f"{count:,}") for count in (summary.images, summary.captions)]
-    shape = "" if summary.shape is None else "×".join(str(size) for size in summary.shape)
+    shape = "×".join(map(str, summary.shape or ()))
     return summary.name, *number, summary.layout, f"{shape} {summary.dtype or ''}".strip()
-
-
-def _print_plain(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def _wrapped(mark: str, text: str) -> str:

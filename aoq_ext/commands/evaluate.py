@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aoq_ext._files import write_json
 from aoq_ext.commands.parsing import UsageError, check_writable, device, folder, make_parser, naming_options, positive
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _LEVEL = 0.95
 _CAPTIONS_PER_IMAGE = 5  # of Flickr30K and MS-COCO
 _WIDEST = 1000  # characters of a table
 _SCORES = "(N, T) with T ≥ 1"
-_RUN_OPTIONS = {"split": "--split", "which": "--which", "device": "--device", "root": "--root"}
+_RUN_OPTIONS = ("split", "which", "device", "root")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -44,9 +44,9 @@ def run(argv: Sequence[str]) -> int:
     parsed.level, parsed.seed = _LEVEL if parsed.level is None else parsed.level, parsed.seed or 0
     if parsed.run and parsed.text_image_index:
         parser.error("--text-image-index goes with files; a run's data set has its own")
-    for name, option in () if parsed.run else _RUN_OPTIONS.items():
+    for name in () if parsed.run else _RUN_OPTIONS:
         if getattr(parsed, name) is not None:
-            parser.error(f"{option} goes with --run; files are measured as they are")
+            parser.error(f"--{name} goes with --run; files are measured as they are")
     check_writable(parser, "--json", parsed.json)
     with naming_options(parser, weights="--weight", resamples="--bootstrap"):
         return _evaluate(parsed)
@@ -63,9 +63,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     for reason in unsaved:
         print(f"note: the result could not be saved with the run: {reason}", file=sys.stderr)
     if parsed.json:
-        from aoq_ext._files import write_bytes_atomically
-
-        write_bytes_atomically(parsed.json, json.dumps(results, indent=2).encode() + b"\n")
+        write_json(parsed.json, results)
     return 0
 
 

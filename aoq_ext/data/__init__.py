@@ -1,6 +1,5 @@
 """Image-text data: the bundled emoji set, the formats of the field, the type that loaders return, and vocabularies."""
 
-from aoq_ext._files import write_atomically, write_bytes_atomically
 from aoq_ext.data.captions import read_captions
 from aoq_ext.data.emoji_set import SPLITS as EMOJI_SPLITS
 from aoq_ext.data.emoji_set import load_emoji
@@ -31,6 +30,4 @@ __all__ = [
     "read_rows",
     "read_vocabulary",
     "tokenize",
-    "write_atomically",
-    "write_bytes_atomically",
 ]

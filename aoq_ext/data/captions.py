@@ -15,27 +15,32 @@ LITERAL_CURE = (
 )
 
 
-def caption_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """The numbers (from 1) and the bytes of the lines; only a newline ends one: a caption may hold other separators.
+def caption_lines(path: str | Path) -> Iterator[bytes]:
+    """The bytes of the lines; only a newline ends one: a caption may hold other separators.
 
     White space around a caption is no part of it. An empty line is a caption too: without it the rest would shift.
     """
     with Path(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
+        for number, line in enumerate(file):
+            yield (line if number else line.removeprefix(b"\xef\xbb\xbf")).strip()
+
+
+def check_text(where: str, caption: str) -> None:
+    """DataError for what Python printed of ``bytes``."""
+    if is_bytes_literal(caption):
+        raise DataError(
+            f"{where}: expected text, got the printed form of a bytes object, {caption:.60}, which would put the word "
+            f'"b" in front of every caption; {LITERAL_CURE}'
+        )
 
 
 def read_captions(path: str | Path) -> list[str]:
     """The captions in a file, which must be UTF-8 text, one a line; DataError otherwise."""
     captions = []
     try:
-        for number, line in caption_lines(path):
+        for number, line in enumerate(caption_lines(path), start=1):
             caption = line.decode("utf-8")
-            if is_bytes_literal(caption):
-                raise DataError(
-                    f"{path}, line {number}: expected text, got the printed form of a bytes object, {caption:.60}, "
-                    f'which would put the word "b" in front of every caption; {LITERAL_CURE}'
-                )
+            check_text(f"{path}, line {number}", caption)
             captions.append(caption)
     except FileNotFoundError as error:
         raise DataError(

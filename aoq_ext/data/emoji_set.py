@@ -55,18 +55,17 @@ def load_emoji(split: str = "train", root: str | Path | None = None) -> ImageTex
     folder = EMOJI_ROOT if root is None else Path(root)
     index, pixels = _read_archive(folder)
     concepts, styles = index["concepts"], index["styles"]
-    rows = [
-        row for row, (concept, style) in enumerate(index["images"]) if _belongs(concepts[concept], styles[style], split)
+    shown = [
+        (row, concepts[concept], concept, styles[style])
+        for row, (concept, style) in enumerate(index["images"])
+        if _belongs(concepts[concept], styles[style], split)
     ]
-    described = [concepts[index["images"][row][0]] for row in rows]
     return ImageTextData(
-        images=decode_pixels(pixels[rows]),
-        captions=[caption for concept in described for caption in concept["captions"]],
-        caption_image=np.repeat(np.arange(len(rows)), [len(c["captions"]) for c in described]).astype(np.int64),
-        group_ids=np.array([index["images"][row][0] for row in rows], dtype=np.int64),
-        image_names=[
-            f"{c['name']} ({styles[index['images'][row][1]]})" for c, row in zip(described, rows, strict=True)
-        ],
+        images=decode_pixels(pixels[[row for row, *_ in shown]]),
+        captions=[caption for _, concept, *_ in shown for caption in concept["captions"]],
+        caption_image=np.repeat(np.arange(len(shown)), [len(concept["captions"]) for _, concept, *_ in shown]),
+        group_ids=np.array([group for *_, group, _ in shown], dtype=np.int64),
+        image_names=[f"{concept['name']} ({style})" for _, concept, _, style in shown],
         name=f"emoji/{split}",
     )
 

@@ -16,12 +16,11 @@ from typing import Any, cast
 import numpy as np
 
 from aoq_ext._files import visible
-from aoq_ext._scalars import as_int
-from aoq_ext.data.captions import LITERAL_CURE
+from aoq_ext._scalars import as_positive
+from aoq_ext.data.captions import check_text
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_text import ImageTextData
 from aoq_ext.data.pictures import Pictures
-from aoq_ext.data.vocabulary import is_bytes_literal
 
 CAPTIONS_PER_IMAGE = 5
 PICTURE_FOLDERS = ("", "images", "flickr30k-images", "flickr30k_images", "Flicker8k_Dataset")
@@ -67,8 +66,8 @@ def load_karpathy(
 
     DataError for files that are missing or not what they should be: every picture is looked up, none is decoded.
     """
-    if captions_per_image is not None and (captions_per_image := as_int("captions_per_image", captions_per_image)) < 1:
-        raise ValueError(f"captions_per_image: expected a positive number or None, got {captions_per_image}")
+    if captions_per_image is not None:
+        captions_per_image = as_positive("captions_per_image", captions_per_image, "number or None")
     path = find_json(root, json)
     entries = read_entries(path)
     parts = {split, RESTVAL} if split == TRAIN and restval else {split}
@@ -114,8 +113,6 @@ def read_entries(path: str | Path) -> list[Entry]:
     """The images that the JSON file lists; DataError names the first that is not as expected."""
     try:
         content = json_module.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: expected a file such as dataset_coco.json, got no such file; name it") from error
     except ValueError as error:
         raise DataError(f"{path}: expected JSON in UTF-8, got {error}; download it again") from error
     images = content.get("images") if isinstance(content, dict) else None
@@ -158,11 +155,7 @@ def _captions(path: Path, entry: Entry, captions_per_image: int | None) -> list[
         )
     captions = entry.captions[:captions_per_image]
     for caption in captions:
-        if is_bytes_literal(caption):
-            raise DataError(
-                f"{path}: images[{entry.number}] ({entry.path}): expected text, got the printed form of a bytes "
-                f"object, {caption:.60}; {LITERAL_CURE}"
-            )
+        check_text(f"{path}: images[{entry.number}] ({entry.path})", caption)
     return captions
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext._machine import available_cores
-from aoq_ext._scalars import as_int, check_list
+from aoq_ext._scalars import as_int, as_positive, check_list
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import LazyRows, sampled_rows
 
@@ -42,19 +42,17 @@ class Pictures(LazyRows):
     ) -> None:
         """shorter_side: None: ``size``; threads: None: one a processor, at most 8."""
         check_list("paths", paths, "paths")
-        size = as_int("size", size)
+        size = as_positive("size", size, "number of pixels")
         shorter_side = size if shorter_side is None else as_int("shorter_side", shorter_side)
-        if size < 1:
-            raise ValueError(f"size: expected a positive number of pixels, got {size}")
         if shorter_side < size:
             raise ValueError(f"shorter_side: expected at least size, {size} pixels, got {shorter_side}")
-        if threads is not None and (threads := as_int("threads", threads)) < 1:
-            raise ValueError(f"threads: expected a positive number or None, got {threads}")
         super().__init__((len(paths), 3, size, size), np.dtype(np.uint8))
         self.paths = [str(path) for path in paths]
         self.size = size
         self.shorter_side = shorter_side
-        self.threads = threads or min(_MOST_THREADS, available_cores())
+        if threads is None:
+            threads = min(_MOST_THREADS, available_cores())
+        self.threads = as_positive("threads", threads, "number or None")
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
@@ -71,12 +69,13 @@ class Pictures(LazyRows):
         return pixels
 
     def _decode(self, path: str) -> NDArray[np.uint8]:  # (3, size, size)
+        from PIL import Image
+
         picture = open_picture(path)
         scale = self.shorter_side / min(picture.size)
         width, height = (max(self.shorter_side, round(side * scale)) for side in picture.size)
         left, top = (width - self.size) // 2, (height - self.size) // 2
-        if (width, height) != picture.size:
-            picture = picture.resize((width, height), resample=_bicubic())
+        picture = picture.resize((width, height), resample=Image.Resampling.BICUBIC)
         picture = picture.crop((left, top, left + self.size, top + self.size))
         pixels: NDArray[np.uint8] = np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1)
         return pixels
@@ -154,7 +153,10 @@ def _white(picture: Any) -> int | None:
 
 
 def _turn(picture: Any) -> Any:
-    """What turns a loaded picture upright; None where nothing need be done, or the EXIF data cannot be read."""
+    """What turns a loaded picture upright; None where nothing need be done, or the EXIF data cannot be read.
+
+    Pillow's own function writes the EXIF data anew, and fails where a tag is not of its type.
+    """
     from PIL import ExifTags, Image
 
     if picture.format == "TIFF":
@@ -173,9 +175,3 @@ def _turn(picture: Any) -> Any:
         7: turn.TRANSVERSE,
         8: turn.ROTATE_90,
     }.get(orientation)
-
-
-def _bicubic() -> Any:
-    from PIL import Image
-
-    return Image.Resampling.BICUBIC

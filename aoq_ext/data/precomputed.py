@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext._files import visible
-from aoq_ext._scalars import as_int
+from aoq_ext._scalars import as_positive
 from aoq_ext.data.captions import caption_lines, read_captions
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_rows import sampled_rows
@@ -48,25 +48,23 @@ def load_precomputed(
 
     DataError for files that are missing or do not fit together. Reads no pickle.
     """
-    captions_per_image = as_int("captions_per_image", captions_per_image)
-    if captions_per_image < 1:
-        raise ValueError(f"captions_per_image: expected a positive number, got {captions_per_image}")
+    captions_per_image = as_positive("captions_per_image", captions_per_image)
     folder = Path(root)
     _check_split(folder, split)
     captions = read_captions(folder / f"{split}{CAPTIONS}")
     path = folder / f"{split}{FEATURES}"
     features = open_features(path)
-    repeated = is_repeated(len(features), len(captions), captions_per_image)
-    if repeated is None:
+    repeats = rows_per_image(len(features), len(captions), captions_per_image)
+    if repeats is None:
         raise DataError(
             f"{path}: expected one row for each {captions_per_image} captions, "
             f"{len(captions) / captions_per_image:g}, or one for each caption, {len(captions)}, got {len(features)}; "
             f"the two files belong to different data, or {split}{CAPTIONS} has lines too many (an empty one at the "
             f"end?) or too few, or captions_per_image is not {captions_per_image}"
         )
-    if repeated:
-        _check_repeats(path, features, captions_per_image)
-        features = features[::captions_per_image]
+    if repeats > 1:
+        _check_repeats(path, features, repeats)
+        features = features[::repeats]
     images = len(features)
     return ImageTextData(
         images=features,
@@ -112,11 +110,11 @@ def open_array(path: str | Path) -> NDArray[Any]:
     return array
 
 
-def is_repeated(rows: int, captions: int, captions_per_image: int = CAPTIONS_PER_IMAGE) -> bool | None:
-    """Whether ``rows`` of features are one for each caption instead of one an image; None when they are neither."""
+def rows_per_image(rows: int, captions: int, captions_per_image: int) -> int | None:
+    """1 where ``rows`` of features are one an image; more where they are one a caption; None where they are neither."""
     if rows * captions_per_image == captions:
-        return False
-    return True if rows == captions and rows % captions_per_image == 0 else None
+        return 1
+    return captions_per_image if rows == captions and rows % captions_per_image == 0 else None
 
 
 def _check_repeats(path: Path, features: NDArray[Any], captions_per_image: int) -> None:
@@ -148,7 +146,7 @@ def _names(path: Path, split: str, images: int, captions: int, captions_per_imag
     """From the file of ids where there is one, else numbers."""
     if not path.is_file():
         return [f"{split} {index}" for index in range(images)]
-    names = [line.decode("utf-8", errors="replace") for _, line in caption_lines(path)]
+    names = [line.decode("utf-8", errors="replace") for line in caption_lines(path)]
     if len(names) not in (images, captions):
         raise DataError(
             f"{path}: expected an id for each of {images} images or {captions} captions, got {len(names)}; "

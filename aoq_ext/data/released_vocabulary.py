@@ -24,33 +24,19 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     DataError for anything else. Pickled vocabularies are refused, since unpickling runs whatever code the file holds.
     """
     path = Path(path)
-    content = _content(path)
-    if isinstance(content, dict) and "format" in content and "words" in content:
-        return Vocabulary.load(path)
-    if isinstance(content, dict) and isinstance(content.get("word2idx"), dict):
-        content = content["word2idx"]
-    if isinstance(content, dict) and content and all(_is_number(number) for number in content.values()):
-        words = sorted(content, key=content.__getitem__)
-        if sorted(content.values()) != list(range(len(words))):
-            raise DataError(
-                f"{path}: expected the numbers 0 to {len(words) - 1}, each once, got {min(content.values())} to "
-                f"{max(content.values())} for {len(words)} words; {_BUILD_CURE}"
-            )
-    elif isinstance(content, list) and all(isinstance(word, str) for word in content):
-        words = content
-    else:
-        raise DataError(
-            f"{path}: expected {{word: number}}, {{'word2idx': {{word: number}}}} or a list of words, got other JSON; "
-            f"{_BUILD_CURE}"
-        )
-    return _from_words(path, words)
+    try:
+        content = _content(path)
+        if not (isinstance(content, dict) and "format" in content and "words" in content):
+            return _from_words(_words(content))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: expected a vocabulary as JSON, got no such file; {_BUILD_CURE}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; {_BUILD_CURE}") from error
+    return Vocabulary.load(path)
 
 
 def _content(path: Path) -> Any:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: expected a vocabulary as JSON, got no such file; {_BUILD_CURE}") from error
+    data = path.read_bytes()
     if path.suffix in _PICKLE_ENDINGS or data[:1] == b"\x80":
         raise DataError(
             f"{path}: expected a vocabulary as JSON, got a pickle, which is not read because it can run any code; "
@@ -60,28 +46,38 @@ def _content(path: Path) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{path}: expected a vocabulary as JSON, got {error}; {_BUILD_CURE}") from error
+        raise ValueError(f"expected a vocabulary as JSON, got {error}") from error
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _words(content: Any) -> list[str]:
+    """The words in order, of a release's JSON."""
+    if isinstance(content, dict) and isinstance(content.get("word2idx"), dict):
+        content = content["word2idx"]
+    if isinstance(content, list) and all(isinstance(word, str) for word in content):
+        return content
+    if not (isinstance(content, dict) and content and all(type(number) is int for number in content.values())):
+        raise ValueError("expected {word: number}, {'word2idx': {word: number}} or a list of words, got other JSON")
+    numbers = sorted(content.values())
+    if numbers != list(range(len(numbers))):
+        raise ValueError(
+            f"expected the numbers 0 to {len(numbers) - 1}, each once, got {numbers[0]} to {numbers[-1]} for "
+            f"{len(numbers)} words"
+        )
+    return sorted(content, key=content.__getitem__)
 
 
-def _from_words(path: Path, words: list[str]) -> Vocabulary:
+def _from_words(words: list[str]) -> Vocabulary:
     count = len(SPECIAL_TOKENS)
     own = words[count:] if tuple(words[:count]) == SPECIAL_TOKENS else words
     if misplaced := [word for word in own if word in SPECIAL_TOKENS]:
-        raise DataError(
-            f"{path}: expected {', '.join(SPECIAL_TOKENS)} as the first words, in this order, or none of them, got "
-            f"{misplaced[0]} as number {words.index(misplaced[0])}; {_BUILD_CURE}"
+        raise ValueError(
+            f"expected {', '.join(SPECIAL_TOKENS)} as the first words, in this order, or none of them, got "
+            f"{misplaced[0]} as number {words.index(misplaced[0])}"
         )
     printed = [word for word in own if word.startswith(("b'", 'b"'))]
     if len(printed) > _MOST_BYTES_WORDS * len(own):
-        raise DataError(
-            f"{path}: expected words, got {len(printed)} that begin like printed bytes, such as {printed[0]}: it was "
-            f"built from captions that were read as bytes; {_BUILD_CURE}"
+        raise ValueError(
+            f"expected words, got {len(printed)} that begin like printed bytes, such as {printed[0]}: it was built "
+            f"from captions that were read as bytes"
         )
-    try:
-        return Vocabulary(own)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; {_BUILD_CURE}") from error
+    return Vocabulary(own)

@@ -12,15 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aoq_ext.data import (
-    EMOJI_SPLITS,
-    DataError,
-    ImageTextData,
-    load_emoji,
-    tokenize,
-    write_atomically,
-    write_bytes_atomically,
-)
+from aoq_ext._files import write_atomically, write_bytes_atomically
+from aoq_ext.data import EMOJI_SPLITS, DataError, ImageTextData, load_emoji, tokenize
 from aoq_ext.data.emoji_set import ARCHIVE, CHECKSUMS, EMOJI_ROOT, decode_pixels, encode_pixels
 
 EVALUATION = [split for split in EMOJI_SPLITS if split != "train"]

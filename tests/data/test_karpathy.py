@@ -345,6 +345,14 @@ def test_damaged_exif_data_turns_nothing(tmp_path: Path) -> None:
     assert open_picture(str(path)).size == (6, 4)
 
 
+def test_a_tag_of_another_type_does_not_keep_a_picture_from_being_turned(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    orientation, title_as_float = struct.pack("<HHII", 0x0112, 3, 1, 6), struct.pack("<HHIf", 0x010E, 11, 1, 0.5)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + orientation + title_as_float + bytes(4)
+    Image.new("RGB", (6, 4)).save(path, exif=exif)
+    assert open_picture(str(path)).size == (4, 6)
+
+
 @pytest.mark.parametrize("ending", ["gif", "png", "webp"])
 def test_the_first_of_several_pictures_counts(tmp_path: Path, ending: str) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aoq_ext._files import visible
-from aoq_ext._scalars import as_int
+from aoq_ext._scalars import as_positive
 from aoq_ext.data.precomputed import CAPTIONS_PER_IMAGE, splits_in
-from aoq_ext.data.verify.findings import Progress, VerifyReport
-from aoq_ext.data.verify.karpathy import verify_karpathy
-from aoq_ext.data.verify.precomputed import verify_precomputed
+from aoq_ext.data.verify.findings import Manner, Progress, VerifyReport
+from aoq_ext.data.verify.karpathy import check_karpathy
+from aoq_ext.data.verify.precomputed import check_precomputed
+from aoq_ext.data.verify.text import open_vocabulary
 
 KINDS = ("precomputed", "karpathy")
 
@@ -46,15 +47,18 @@ def verify(
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     if not path.exists():
         raise ValueError(f"path: expected a folder or a dataset_*.json, got {path}, which does not exist")
-    captions_per_image = as_int("captions_per_image", captions_per_image)
-    if captions_per_image < 1:
-        raise ValueError(f"captions_per_image: expected a positive number, got {captions_per_image}")
-    progress = progress or (lambda what, done, total: None)
-    if kind == "karpathy":
-        return verify_karpathy(path, splits, vocabulary, pictures, captions_per_image, quick, progress)
-    if pictures is not None:
+    if kind != "karpathy" and pictures is not None:
         raise ValueError(f"pictures: expected none for precomputed features, got {pictures}")
-    return verify_precomputed(path, splits, vocabulary, captions_per_image, quick, progress)
+    manner = Manner(
+        as_positive("captions_per_image", captions_per_image), quick, progress or (lambda what, done, total: None)
+    )
+    report = VerifyReport(str(path), kind)
+    words = open_vocabulary(report, path.parent if path.is_file() else path, vocabulary)
+    if kind == "karpathy":
+        check_karpathy(report, path, splits, words, pictures, manner)
+    else:
+        check_precomputed(report, path, splits, words, manner)
+    return report
 
 
 def detect_kind(path: str | Path) -> str:

@@ -4,70 +4,58 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext.data.image_rows import sampled_rows
-from aoq_ext.data.verify.findings import Progress, VerifyReport, counted
+from aoq_ext.data.verify.findings import Manner, VerifyReport, counted
 
 _READ_BYTES = 1 << 26
 _SAMPLED_IMAGES = 256
 
 
-@dataclass
-class FeatureCounts:
-    """What reading the rows showed."""
-
-    read: int = 0
-    not_finite: list[int] = field(default_factory=list)
-    zero: list[int] = field(default_factory=list)
-    unlike: list[int] = field(default_factory=list)  # images whose rows should be equal and are not
-    images: set[bytes] = field(default_factory=set)  # hashes
-    repeated: int = 0  # images equal to an earlier one
-
-
-def count_features(features: NDArray[Any], repeats: int, quick: bool, progress: Progress, label: str) -> FeatureCounts:
-    """features: (N, ...) floating point, each image ``repeats`` times in a row"""
-    counts = FeatureCounts()
-    for first, rows in _blocks(features, repeats, quick):
+def check_features(
+    report: VerifyReport, where: str, features: NDArray[Any], repeats: int, manner: Manner
+) -> set[bytes]:
+    """features: (N, ...) floating point, each image ``repeats`` times in a row -> hashes of the images read"""
+    not_finite: list[int] = []
+    zero: list[int] = []
+    unlike: list[int] = []  # images whose rows should be equal and are not
+    images: set[bytes] = set()
+    repeated = 0  # images equal to an earlier one
+    for first, rows in _blocks(features, repeats, manner.quick):
         flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
-        counts.not_finite += (first + np.flatnonzero(~np.isfinite(flat).all(axis=1))).tolist()
-        counts.zero += (first + np.flatnonzero(~flat.any(axis=1))).tolist()
+        not_finite += (first + np.flatnonzero(~np.isfinite(flat).all(axis=1))).tolist()
+        zero += (first + np.flatnonzero(~flat.any(axis=1))).tolist()
         hashes = [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
         for start in range(0, len(hashes), repeats):
             if len(set(hashes[start : start + repeats])) > 1:
-                counts.unlike.append((first + start) // repeats)
-            counts.repeated += hashes[start] in counts.images
-            counts.images.add(hashes[start])
-        counts.read += len(rows)
-        progress(label, first + len(rows), len(features))
-    return counts
+                unlike.append(first + start)
+            repeated += hashes[start] in images
+            images.add(hashes[start])
+        manner.progress(f"reading {where}", first + len(rows), len(features))
 
-
-def report_features(report: VerifyReport, where: str, counts: FeatureCounts, repeats: int) -> None:
     again = "extract these images' features again"
-    if counts.not_finite:
-        got = f"NaN or infinity in {counted(len(counts.not_finite), 'row')}, the first row {counts.not_finite[0]}"
-        report.add(where, "features-not-finite", "finite features", got, again, len(counts.not_finite))
-    if counts.zero:
-        got = f"{counted(len(counts.zero), 'row')} of nothing but zeros, the first row {counts.zero[0]}"
-        report.add(where, "features-zero", "features other than zero", got, again, len(counts.zero))
-    if counts.unlike:
-        got = (
-            f"{counted(len(counts.unlike), 'image')} with different rows, the first rows "
-            f"{counts.unlike[0] * repeats} to {counts.unlike[0] * repeats + repeats - 1}"
-        )
-        cure = (
-            f"{other_count(1)}; if it has not, take features and captions from the same release, since these are out "
-            f"of step"
-        )
+    if not_finite:
+        got = f"NaN or infinity in {counted(len(not_finite), 'row')}, the first row {not_finite[0]}"
+        report.add(where, "features-not-finite", "finite features", got, again, len(not_finite))
+    if zero:
+        got = f"{counted(len(zero), 'row')} of nothing but zeros, the first row {zero[0]}"
+        report.add(where, "features-zero", "features other than zero", got, again, len(zero))
+    if unlike:
         expected = f"each image {repeats} times, as there are as many rows as captions"
-        report.add(where, "features-not-repeated", expected, got, cure, len(counts.unlike))
-    if counts.repeated:
-        report.notes.append(f"{where}: {counted(counts.repeated, 'image')} with the features of an earlier image")
+        rows_of_first = f"the first rows {unlike[0]} to {unlike[0] + repeats - 1}"
+        got = f"{counted(len(unlike), 'image')} with different rows, {rows_of_first}"
+        cure = "take features and captions from the same release, since these are out of step"
+        cure = f"{other_count(1)}; if it has not, {cure}"
+        report.add(where, "features-not-repeated", expected, got, cure, len(unlike))
+    if repeated:
+        report.notes.append(f"{where}: {counted(repeated, 'image')} with the features of an earlier image")
+    if manner.quick:
+        report.notes.append(f"{where}: a sample of the rows was read (quick)")
+    return images
 
 
 def other_count(captions: int) -> str:

@@ -33,6 +33,15 @@ class Finding:
         return f"{self.where}: expected {self.expected}; got {self.got}. {self.cure[:1].upper()}{self.cure[1:]}."
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a data set is looked into."""
+
+    captions_per_image: int
+    quick: bool  # into a sample of the features or pictures
+    progress: Progress
+
+
 @dataclass
 class SplitSummary:
     """What a split holds."""

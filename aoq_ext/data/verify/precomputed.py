@@ -10,44 +10,36 @@ import numpy as np
 
 from aoq_ext.data.captions import caption_lines
 from aoq_ext.data.errors import DataError
-from aoq_ext.data.precomputed import CAPTIONS, FEATURES, IDS, is_repeated, open_array, splits_in
-from aoq_ext.data.verify.features import count_features, other_count, report_features
-from aoq_ext.data.verify.findings import Finding, Progress, SplitSummary, VerifyReport, counted
-from aoq_ext.data.verify.text import check_captions, check_coverage, decoded_captions, open_vocabulary, unknown_splits
+from aoq_ext.data.precomputed import CAPTIONS, FEATURES, IDS, open_array, rows_per_image, splits_in
+from aoq_ext.data.verify.features import check_features, other_count
+from aoq_ext.data.verify.findings import Finding, Manner, SplitSummary, VerifyReport, counted
+from aoq_ext.data.verify.text import check_captions, check_coverage, chosen_splits, decoded_captions
+from aoq_ext.data.vocabulary import Vocabulary
 
 _CONVERT = "convert it with the script in docs/data.md"
+_SEPARATE = "take them out of train, or take all splits from one release"
 _EVALUATED = ("dev", "test", "testall")
 _MOST_SHARED = 0.01  # of an evaluation split's images
 
 
-def verify_precomputed(
-    path: Path,
-    splits: Sequence[str] | None,
-    vocabulary: str | Path | None,
-    captions_per_image: int,
-    quick: bool,
-    progress: Progress,
-) -> VerifyReport:
-    report = VerifyReport(str(path), "precomputed")
+def check_precomputed(
+    report: VerifyReport, path: Path, splits: Sequence[str] | None, vocabulary: Vocabulary | None, manner: Manner
+) -> None:
     found = splits_in(path)
-    unknown_splits(splits, found)
     if not found:
         report.add(str(path), "no-splits", f"files such as train{FEATURES}", "none", "name the folder that has them")
-    words = open_vocabulary(report, path, vocabulary)
     hashes: dict[str, set[bytes]] = {}
-    for split in splits or found:
+    for split in chosen_splits(splits, found):
         summary = SplitSummary(split)
         report.splits.append(summary)
-        seen = _check_split_captions(report, path, summary, captions_per_image)
-        if words is not None and seen:
-            check_coverage(report, split, seen, words)
-        hashes[split] = _check_split_features(report, path, summary, captions_per_image, quick, progress)
+        seen = _check_split_captions(report, path, summary, manner.captions_per_image)
+        check_coverage(report, split, seen, vocabulary)
+        hashes[split] = _check_split_features(report, path, summary, manner)
         _check_ids(report, path, summary)
     _compare_shapes(report)
     _compare_ids(report, path)
-    if not quick:
+    if not manner.quick:
         _compare_features(report, hashes)
-    return report
 
 
 def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSummary, each: int) -> Counter[str]:
@@ -61,9 +53,7 @@ def _check_split_captions(report: VerifyReport, folder: Path, summary: SplitSumm
     return check_captions(report, path.name, captions, images, "line")
 
 
-def _check_split_features(
-    report: VerifyReport, folder: Path, summary: SplitSummary, each: int, quick: bool, progress: Progress
-) -> set[bytes]:
+def _check_split_features(report: VerifyReport, folder: Path, summary: SplitSummary, manner: Manner) -> set[bytes]:
     """-> a hash of every image that was read"""
     path = folder / f"{summary.name}{FEATURES}"
     try:
@@ -80,14 +70,10 @@ def _check_split_features(
         return set()
     if not len(features):
         report.add(path.name, "features-none", "a row for every image", "0 rows", "extract them, or remove the split")
-    repeats = _layout(report, path.name, summary, len(features), each)
+    repeats = _layout(report, path.name, summary, len(features), manner.captions_per_image)
     if features.dtype.kind != "f":
         return set()
-    counts = count_features(features, repeats, quick, progress, f"reading {path.name}")
-    report_features(report, path.name, counts, repeats)
-    if quick:
-        report.notes.append(f"{path.name}: a sample of the rows was read (quick)")
-    return counts.images
+    return check_features(report, path.name, features, repeats, manner)
 
 
 def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, each: int) -> int:
@@ -95,8 +81,8 @@ def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, 
     summary.images = rows
     if summary.captions is None:
         return 1
-    repeated = is_repeated(rows, summary.captions, each)
-    if repeated is None:
+    repeats = rows_per_image(rows, summary.captions, each)
+    if repeats is None:
         expected = (
             f"{summary.captions / each:g} rows, one for {counted(each, 'caption')} each, or "
             f"{summary.captions}, one a caption"
@@ -107,27 +93,25 @@ def _layout(report: VerifyReport, where: str, summary: SplitSummary, rows: int, 
         report.add(where, "captions-per-image", expected, str(rows), cure)
         summary.images = None  # nobody knows
         return 1
-    summary.layout = f"each image {each} times" if repeated else "one row an image"
-    if not repeated:
-        return 1
-    summary.images = rows // each
-    return each
+    summary.layout = f"each image {repeats} times" if repeats > 1 else "one row an image"
+    summary.images = rows // repeats
+    return repeats
 
 
 def _check_ids(report: VerifyReport, folder: Path, summary: SplitSummary) -> None:
     path = folder / f"{summary.name}{IDS}"
     if not path.is_file() or summary.images is None or summary.captions is None:
         return
-    count = sum(1 for _ in caption_lines(path))
+    count = len(list(caption_lines(path)))
     if count not in (summary.images, summary.captions):
         expected = f"{summary.images} lines, one an image, or {summary.captions}, one a caption"
         report.add(path.name, "ids", expected, str(count), "take the file of the same release, or remove it")
 
 
 def _compare_shapes(report: VerifyReport) -> None:
-    shapes = {summary.shape for summary in report.splits if summary.shape is not None}
-    if len(shapes) > 1:
-        got = ", ".join(f"{summary.name} {summary.shape}" for summary in report.splits if summary.shape is not None)
+    shapes = {summary.name: summary.shape for summary in report.splits if summary.shape is not None}
+    if len(set(shapes.values())) > 1:
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         cure = "take all splits from one release: a model reads one shape"
         report.add("all splits", "shapes-differ", "the same shape in all splits", got, cure)
 
@@ -138,27 +122,28 @@ def _compare_ids(report: VerifyReport, folder: Path) -> None:
     Ids that merely number the images of each split say nothing about this.
     """
     ids = {
-        summary.name: {line for _, line in caption_lines(path)}
+        summary.name: set(caption_lines(path))
         for summary in report.splits
         if (path := folder / f"{summary.name}{IDS}").is_file()
     }
-    if ids.get("train") == {str(number).encode() for number in range(len(ids.get("train", ())))}:
+    train = ids.get("train", set())
+    if train == {str(number).encode() for number in range(len(train))}:
         return
     for split in _EVALUATED:
-        if shared := ids.get("train", set()) & ids.get(split, set()):
+        if shared := train & ids.get(split, set()):
             got = f"{counted(len(shared), 'id')} in both, such as {sorted(shared)[0].decode('utf-8', 'replace')}"
-            cure = "take them out of train, or take all splits from one release"
-            report.add(f"{split}{IDS}", "splits-overlap", "no id of train", got, cure, len(shared))
+            report.add(f"{split}{IDS}", "splits-overlap", "no id of train", got, _SEPARATE, len(shared))
 
 
 def _compare_features(report: VerifyReport, hashes: dict[str, set[bytes]]) -> None:
     """A few pictures are in these data sets twice; a split that was copied has many."""
     train = hashes.get("train", set())
     for split in _EVALUATED:
-        shared = len(train & hashes.get(split, set()))
-        if shared > _MOST_SHARED * len(hashes.get(split, ())):
-            cure = "take them out of train, or take all splits from one release"
-            got = f"{counted(shared, 'image')} with the features of a training image"
-            report.add(f"{split}{FEATURES}", "features-overlap", "other images than in train", got, cure, shared)
-        elif shared:
-            report.notes.append(f"{split}{FEATURES}: {counted(shared, 'image')} with the features of a training image")
+        evaluated = hashes.get(split, set())
+        if not (shared := len(train & evaluated)):
+            continue
+        got = f"{counted(shared, 'image')} with the features of a training image"
+        if shared > _MOST_SHARED * len(evaluated):
+            report.add(f"{split}{FEATURES}", "features-overlap", "other images than in train", got, _SEPARATE, shared)
+        else:
+            report.notes.append(f"{split}{FEATURES}: {got}")

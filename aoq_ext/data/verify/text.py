@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,13 +25,9 @@ _LONGEST_WORDS = 8
 
 def decoded_captions(report: VerifyReport, path: Path) -> list[str]:
     """The captions in a file; what is not UTF-8 is found and replaced."""
-    captions, wrong = [], []
-    for number, line in caption_lines(path):
-        try:
-            captions.append(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            captions.append(line.decode("utf-8", errors="replace"))
-            wrong.append(number)
+    lines = list(caption_lines(path))
+    captions = [line.decode("utf-8", errors="replace") for line in lines]
+    wrong = [number for number, line in enumerate(lines, start=1) if captions[number - 1].encode() != line]
     if wrong:
         got = f"{counted(len(wrong), 'line')} that cannot be decoded, the first line {wrong[0]}"
         report.add(path.name, "encoding", "UTF-8", got, UTF8_CURE, len(wrong))
@@ -42,8 +38,7 @@ def check_captions(
     report: VerifyReport, where: str, captions: Sequence[str], caption_image: NDArray[np.int64] | None, place: str
 ) -> Counter[str]:
     """Findings and notes about captions; ``place`` is what a number counts. Returns how often each word occurs."""
-    literals = [number for number, caption in enumerate(captions, start=1) if is_bytes_literal(caption)]
-    if literals:
+    if literals := [number for number, caption in enumerate(captions, start=1) if is_bytes_literal(caption)]:
         got = (
             f"{counted(len(literals), 'caption')} printed from bytes, the first {place} {literals[0]}: "
             f"{captions[literals[0] - 1]:.60}"
@@ -51,8 +46,7 @@ def check_captions(
         report.add(where, "bytes-literals", "text", got, LITERAL_CURE, len(literals))
     marked = set(literals)
     words = [[] if number in marked else tokenize(caption) for number, caption in enumerate(captions, start=1)]
-    empty = [number for number, found in enumerate(words, start=1) if not found and number not in marked]
-    if empty:
+    if empty := [number for number, found in enumerate(words, start=1) if not found and number not in marked]:
         got = f"{counted(len(empty), 'caption')} without a word, the first {place} {empty[0]}"
         cure = "write a caption there, or take the image out with all its captions and its features"
         report.add(where, "empty-captions", "words in every caption", got, cure, len(empty))
@@ -64,11 +58,10 @@ def check_captions(
 
 def _note_repeats(report: VerifyReport, where: str, words: list[list[str]], caption_image: NDArray[np.int64]) -> None:
     """Captions that other images have too: right answers that count as wrong."""
-    images: dict[tuple[str, ...], set[int]] = {}
+    images: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
     for found, image in zip(words, caption_image.tolist()):
-        if found:
-            images.setdefault(tuple(found), set()).add(image)
-    repeated = sum(len(images.get(tuple(found), ())) > 1 for found in words)
+        images[tuple(found)].add(image)
+    repeated = sum(len(images[tuple(found)]) > 1 for found in words if found)
     if repeated:
         report.notes.append(
             f"{where}: {counted(repeated, 'caption')} of {len(words):,} also describe another image, word for word; "
@@ -88,23 +81,20 @@ def _note_unsegmented(report: VerifyReport, where: str, words: list[list[str]]) 
         )
 
 
-def check_coverage(report: VerifyReport, where: str, words: Counter[str], vocabulary: Vocabulary) -> None:
-    total = words.total()
-    known = set(vocabulary.words)
-    covered = sum(count for word, count in words.items() if word in known) / max(1, total)
-    different = sum(word in known for word in words)
+def check_coverage(report: VerifyReport, where: str, words: Counter[str], vocabulary: Vocabulary | None) -> None:
+    """How many of the words the vocabulary has, where there are any of both."""
+    if vocabulary is None or not words:
+        return
+    known = words.keys() & set(vocabulary.words)
+    covered = sum(words[word] for word in known) / words.total()
     report.notes.append(
-        f"{where}: the vocabulary has {100 * covered:.2f} % of {total:,} words, {different:,} of {len(words):,} "
-        f"different ones"
+        f"{where}: the vocabulary has {100 * covered:.2f} % of {words.total():,} words, {len(known):,} of "
+        f"{len(words):,} different ones"
     )
     if covered < _LEAST_COVERAGE:
-        report.add(
-            where,
-            "vocabulary-coverage",
-            f"a vocabulary with at least {100 * _LEAST_COVERAGE:.0f} % of the words",
-            f"{100 * covered:.1f} %",
-            "take the vocabulary of this data set, or build one with Vocabulary.build(captions)",
-        )
+        expected = f"a vocabulary with at least {100 * _LEAST_COVERAGE:.0f} % of the words"
+        cure = "take the vocabulary of this data set, or build one with Vocabulary.build(captions)"
+        report.add(where, "vocabulary-coverage", expected, f"{100 * covered:.1f} %", cure)
 
 
 def open_vocabulary(report: VerifyReport, folder: Path, given: str | Path | None) -> Vocabulary | None:
@@ -119,7 +109,9 @@ def open_vocabulary(report: VerifyReport, folder: Path, given: str | Path | None
         return None
 
 
-def unknown_splits(splits: Sequence[str] | None, found: Sequence[str]) -> None:
+def chosen_splits(splits: Sequence[str] | None, found: Sequence[str]) -> Sequence[str]:
+    """The splits asked for, by default those found; ValueError for others."""
     for split in as_strings("splits", splits or ()):
         if split not in found:
             raise ValueError(f"splits: expected some of {', '.join(found) or 'none'}, got {split!r}")
+    return splits or found
