@@ -30,7 +30,7 @@ from lightning_fabric import Fabric
 
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import ALONE
 from aoq_ext.training import TrainConfig, load_config
 from aoq_ext.training.batches import Batch, PairBatches

@@ -132,7 +132,7 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
     check_writable(parser, "--report", parsed.report, ".html")
     check_folder(parser, "--authors-layout", parsed.authors_layout)
     if parsed.data_name is not None:
-        from aoq_ext.mining.authors_layout import checked_name
+        from aoq_ext.lists.authors_layout import checked_name
 
         with naming_options(parser):
             checked_name(parsed.data_name)

@@ -17,12 +17,12 @@ from torch import Tensor
 from aoq_ext._sources import Source, check_sources, open_embeddings, read_integers
 from aoq_ext.commands.mine_output import export_authors_layout, note, shortness
 from aoq_ext.data.captions import read_captions
-from aoq_ext.mining import authors_layout
+from aoq_ext.lists import authors_layout
+from aoq_ext.lists.estimate import Estimate, estimate
+from aoq_ext.lists.files import MinedFiles, mine_to_files
+from aoq_ext.lists.folder import check_out_of_files
 from aoq_ext.mining.captions import caption_labels
 from aoq_ext.mining.devices import checked_device
-from aoq_ext.mining.estimate import Estimate, estimate
-from aoq_ext.mining.files import MinedFiles, mine_to_files
-from aoq_ext.mining.folder import check_out_of_files
 from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
 from aoq_ext.parallel import joined, parting
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aoq_ext.mining.authors_layout import DRAWS, draws_from, write_authors_layout
+from aoq_ext.lists.authors_layout import DRAWS, draws_from, write_authors_layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

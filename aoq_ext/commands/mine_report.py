@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aoq_ext._sources import Source
+from aoq_ext.lists.files import MinedFiles
+from aoq_ext.lists.lists_folder import read_lists
+from aoq_ext.lists.manifest import MANIFEST
 from aoq_ext.mining.embeddings import Embeddings
-from aoq_ext.mining.files import MinedFiles
-from aoq_ext.mining.lists_folder import read_lists
-from aoq_ext.mining.manifest import MANIFEST
 from aoq_ext.mining.rules import positive_scores
 from aoq_ext.report.mined import Lists, MinedReportData, write_mining_report
 

@@ -13,9 +13,9 @@ import torch
 
 from aoq_ext._files import visible
 from aoq_ext.commands.mine_output import export_authors_layout, shortness
-from aoq_ext.mining.authors_layout import check_caption_order
-from aoq_ext.mining.lists_folder import check_replaceable
-from aoq_ext.mining.manifest import MANIFEST
+from aoq_ext.lists.authors_layout import check_caption_order
+from aoq_ext.lists.lists_folder import check_replaceable
+from aoq_ext.lists.manifest import MANIFEST
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.load import LoadedRun, load_run

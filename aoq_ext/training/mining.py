@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aoq_ext._scalars import as_int
+from aoq_ext.lists.lists_folder import fingerprint_embeddings
+from aoq_ext.lists.manifest import OtherProblem
 from aoq_ext.mining import mine_hard_negatives, mine_to_files
 from aoq_ext.mining.captions import token_labels
-from aoq_ext.mining.lists_folder import fingerprint_embeddings
-from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError

@@ -7,7 +7,7 @@ import shutil
 import time
 from typing import Any
 
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import Processes
 from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aoq_ext._arrays import hash_file
 from aoq_ext._files import expanded, write_atomically, write_bytes_atomically
 from aoq_ext.data import hash_images
-from aoq_ext.mining.lists_folder import FILES, FORMAT, SAVING, MinedFrom, check_replaceable, read_lists
-from aoq_ext.mining.manifest import MANIFEST, hash_file
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists.lists_folder import FILES, FORMAT, SAVING, MinedFrom, check_replaceable, read_lists
+from aoq_ext.lists.manifest import MANIFEST
+from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.training.config import ConfigError
 
 if TYPE_CHECKING:

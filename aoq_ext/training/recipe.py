@@ -21,7 +21,7 @@ from rich.table import Table
 from aoq_ext._files import expanded, write_bytes_atomically
 from aoq_ext._scalars import check_list
 from aoq_ext.data.precomputed import splits_in
-from aoq_ext.mining.manifest import MANIFEST
+from aoq_ext.lists.manifest import MANIFEST
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
 from aoq_ext.training.evaluation import evaluate_folds

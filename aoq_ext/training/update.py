@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import Processes
 from aoq_ext.training.batches import Batch
 from aoq_ext.training.config import TrainConfig

@@ -24,10 +24,10 @@ import numpy as np
 import aoq_ext
 from aoq_ext import cli
 from aoq_ext.data import Vocabulary
+from aoq_ext.lists.authors_layout import check_caption_order, write_authors_layout
+from aoq_ext.lists.files import MinedFiles
 from aoq_ext.mining import progress as mining_progress
-from aoq_ext.mining.authors_layout import check_caption_order, write_authors_layout
 from aoq_ext.mining.captions import caption_labels, normalised, token_labels
-from aoq_ext.mining.files import MinedFiles
 from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
 
 IMAGES, TEXTS = 12, 60

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-import aoq_ext.mining.sampler as module
+import aoq_ext.lists.sampler as module
 from aoq_ext.mining import (
     MinedFrom,
     OfflineNegatives,

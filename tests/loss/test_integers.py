@@ -11,8 +11,8 @@ import torch
 
 import aoq_ext
 from aoq_ext._scalars import as_int
+from aoq_ext.lists.files import MinedFiles, mine_to_files
 from aoq_ext.metrics import ranks_from_scores, retrieval_metrics, retrieval_ranks
-from aoq_ext.mining.files import MinedFiles, mine_to_files
 
 UNSIGNED = [torch.uint16, torch.uint32, torch.uint64]
 OTHERS = [torch.int8, torch.uint8, torch.int16, torch.int32, *UNSIGNED]

@@ -19,7 +19,7 @@ import torch.multiprocessing as mp
 pytest.importorskip("numpy")
 
 from aoq_ext.mining.progress import MiningProgress
-from tests.mining.test_files import content, mine, problem, stopped
+from tests.lists.test_files import content, mine, problem, stopped
 
 TIMEOUT = 6  # seconds
 

@@ -17,8 +17,8 @@ from lightning_fabric import Fabric
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary
 from aoq_ext.encoders import SCAN, quintuplet_scores
+from aoq_ext.lists.manifest import OtherProblem
 from aoq_ext.metrics import retrieval_metrics_from_scores
-from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes, joined
 from aoq_ext.training import (

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._arrays import hash_file
 from .._sources import TensorSource
 from .folder import check_out, check_unclaimed
-from .manifest import MANIFEST, hash_file
+from .manifest import MANIFEST
 from .manifest import fingerprint as fingerprint_rows
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from .._files import expanded, nearest_existing, visible
 from .._sources import embeddings_file
+from ..mining.shards import SHARDS
 from .manifest import MANIFEST
-from .shards import SHARDS
 
 LISTS = ("indices.npy", "scores.npy", "reverse_indices.npy", "reverse_scores.npy")
 

@@ -9,19 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .._arrays import HASHED_BYTES, data_of
 from .._files import write_bytes_atomically
 from .._sources import Source
-from .rules import NegativeRules
-from .side import Ragged
-from .task import MiningTask
+from ..mining.rules import NegativeRules
+from ..mining.side import Ragged
+from ..mining.task import MiningTask
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-
-_HASHED_BYTES = 1 << 25
 
 
 class OtherProblem(ValueError):
@@ -114,19 +112,6 @@ def fingerprint(source: Source, path: Path | None, known: dict[str, Any]) -> str
     return str(entry["sha256"])
 
 
-def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def data_of(tensor: Tensor) -> memoryview:
-    """The bytes of a dense CPU tensor."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
-
-
 def _hash_rows(source: Source) -> str:
     digest = hashlib.sha256()
     for block in _blocks(source):
@@ -136,7 +121,7 @@ def _hash_rows(source: Source) -> str:
 
 def _blocks(source: Source) -> Iterator[Tensor]:
     rows, width = source.shape
-    step = max(1, _HASHED_BYTES // (width * source.dtype.itemsize))
+    step = max(1, HASHED_BYTES // (width * source.dtype.itemsize))
     for start in range(0, rows, step):
         yield source.rows(start, min(start + step, rows))
 

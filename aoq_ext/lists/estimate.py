@@ -11,14 +11,14 @@ import torch
 
 from .._files import nearest_existing
 from .._sources import Source, TensorSource
-from .embeddings import Embeddings
-from .engine import mine_rows
+from ..mining.embeddings import Embeddings
+from ..mining.engine import mine_rows
+from ..mining.keys import no_keys
+from ..mining.plan import MiningPlan, make_plan
+from ..mining.shards import Shards, choose_shard_rows
+from ..mining.task import MiningTask
 from .files import DEFAULT_MEMORY
-from .keys import no_keys
 from .manifest import Manifest
-from .plan import MiningPlan, make_plan
-from .shards import Shards, choose_shard_rows
-from .task import MiningTask
 
 _CALIBRATION = 1.0  # seconds
 _ANCHORS, _FIRST_CANDIDATES = 2048, 2048

@@ -19,19 +19,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import torch
 from torch import Tensor
 
+from .._arrays import ArrayWriter, is_intact
 from .._files import expanded, locked, remove_temporaries, write_atomically
 from .._scalars import as_int
 from .._sources import NpyFile, TensorSource, check_sources, embeddings_file, open_embeddings, read_integers
+from ..mining.devices import checked_device
+from ..mining.engine import TileDone, mine_rows
+from ..mining.plan import MiningPlan, make_plan
+from ..mining.progress import MiningProgress
+from ..mining.rules import NegativeRules
+from ..mining.shards import Shards, choose_shard_rows, reverse_buffer, reverse_bytes
+from ..mining.task import Labels, MiningTask, make_task
 from ..parallel import Processes, advising, joined
-from .devices import checked_device
-from .engine import TileDone, mine_rows
 from .folder import check_out_of_files
 from .manifest import MANIFEST, Manifest, describe_problem, fingerprint
-from .plan import MiningPlan, make_plan
-from .progress import MiningProgress
-from .rules import NegativeRules
-from .shards import ArrayWriter, Shards, choose_shard_rows, is_intact, reverse_buffer, reverse_bytes
-from .task import Labels, MiningTask, make_task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

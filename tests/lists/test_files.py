@@ -27,8 +27,8 @@ pytest.importorskip("numpy")
 import numpy as np
 
 import aoq_ext
-from aoq_ext.mining import files as mining_files
-from aoq_ext.mining.files import MinedFiles, mine_to_files
+from aoq_ext.lists import files as mining_files
+from aoq_ext.lists.files import MinedFiles, mine_to_files
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.mining.shards import reverse_buffer
 
@@ -265,7 +265,7 @@ def serve_restarts(root: str, seed: int) -> None:
 def test_killed_anywhere_and_started_again_the_files_are_the_same(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    code = "import sys, tests.mining.test_files as t; t.serve_restarts(sys.argv[1], 5)"
+    code = "import sys, tests.lists.test_files as t; t.serve_restarts(sys.argv[1], 5)"
     memory = Path("/dev/shm")  # where nothing waits for a disk
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
         command = [sys.executable, "-c", code, folder]
@@ -435,7 +435,7 @@ def limited(folder: str) -> None:
 def test_a_file_that_may_not_grow(tmp_path: Path, whole: dict[str, bytes]) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    code = "import sys, tests.mining.test_files as t; t.limited(sys.argv[1])"
+    code = "import sys, tests.lists.test_files as t; t.limited(sys.argv[1])"
     command = [sys.executable, "-c", code, str(tmp_path)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
@@ -519,7 +519,7 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
 MEMORY = """
 import sys, torch
 torch.set_num_threads(1)
-from aoq_ext.mining.files import mine_to_files
+from aoq_ext.lists.files import mine_to_files
 
 def memory():
     lines = dict(line.split(":") for line in open("/proc/self/status"))
