@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from ._files import write_atomically
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HASHED_BYTES = 1 << 25
 
@@ -74,3 +77,12 @@ def hash_file(path: Path) -> str:
 def data_of(tensor: Tensor) -> memoryview:
     """The bytes of a dense CPU tensor."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def update_digest(digest: Any, array: NDArray[Any]) -> None:
+    """Hash the elements in their order, a few rows at a time: the array may be a memory map larger than memory."""
+    import numpy as np
+
+    rows = max(1, HASHED_BYTES * max(1, len(array)) // max(1, array.nbytes))
+    for first in range(0, len(array), rows):
+        digest.update(np.ascontiguousarray(array[first : first + rows]).data)

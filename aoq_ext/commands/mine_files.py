@@ -17,9 +17,8 @@ from torch import Tensor
 from aoq_ext._sources import Source, check_sources, open_embeddings, read_integers
 from aoq_ext.commands.mine_output import export_authors_layout, note, shortness
 from aoq_ext.data.captions import read_captions
-from aoq_ext.lists import authors_layout
+from aoq_ext.lists import MinedLists, authors_layout, mine_to_files
 from aoq_ext.lists.estimate import Estimate, estimate
-from aoq_ext.lists.files import MinedFiles, mine_to_files
 from aoq_ext.lists.folder import check_out_of_files
 from aoq_ext.mining.captions import caption_labels
 from aoq_ext.mining.devices import checked_device
@@ -100,6 +99,7 @@ def _arguments(parsed: argparse.Namespace, anchors: Source, candidates: Source) 
         "max_score": parsed.max_score,
         "memory_limit": parsed.memory_limit,
         "device": _device(parsed.device),
+        "texts": _texts(parsed),
     }
     index = _text_images(parsed, (candidates if _texts(parsed) == "candidates" else anchors).shape[0])
     if index is not None:
@@ -157,7 +157,7 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _write_authors_layout(parsed: argparse.Namespace, mined: MinedFiles) -> None:
+def _write_authors_layout(parsed: argparse.Namespace, mined: MinedLists) -> None:
     assert mined.reverse_indices is not None
     lists = mined.indices, mined.reverse_indices
     texts, images = lists if _texts(parsed) == "candidates" else lists[::-1]
@@ -166,7 +166,7 @@ def _write_authors_layout(parsed: argparse.Namespace, mined: MinedFiles) -> None
 
 def _write_report(
     parsed: argparse.Namespace,
-    mined: MinedFiles,
+    mined: MinedLists,
     sources: tuple[Source, Source],
     arguments: dict[str, Any],
     earlier: Earlier | None,
@@ -197,7 +197,7 @@ def _earlier(parsed: argparse.Namespace, anchors: Source, candidates: Source) ->
     return open_earlier(parsed.earlier, *(rows[::-1] if _texts(parsed) == "anchors" else rows), parsed.texts)
 
 
-def _print_mined(mined: MinedFiles, now: bool) -> None:
+def _print_mined(mined: MinedLists, now: bool) -> None:
     rows, k = mined.indices.shape
     message = f"{mined.folder}: {'' if now else 'mined before, '}{k} candidates for each of {rows:,} anchors"
     short = [shortness(mined.indices, "anchors")]

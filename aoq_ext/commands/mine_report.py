@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aoq_ext._sources import Source
-from aoq_ext.lists.files import MinedFiles
-from aoq_ext.lists.lists_folder import read_lists
+from aoq_ext.lists import MinedLists as MinedFiles
 from aoq_ext.lists.manifest import MANIFEST
 from aoq_ext.mining.embeddings import Embeddings
 from aoq_ext.mining.rules import positive_scores
@@ -64,7 +63,7 @@ def report_on_files(
     if arguments.get("anchor_labels") is not None:
         excluded.append(_REPEATED)
     data = MinedReportData(
-        title=f"Hard negatives of {mined.folder.name}",
+        title=f"Hard negatives of {(mined.folder or path).name}",
         texts=of_images,
         text_count=(anchors if swapped else candidates).shape[0],
         images=of_texts,
@@ -168,9 +167,6 @@ def open_earlier(folder: Path, images: int, texts: int, sides: str | None = None
 
 
 def _open_earlier(folder: Path, manifest: Any, swapped: bool) -> Earlier:
-    if "problem" in manifest:
-        mined = MinedFiles.load(folder)
-        lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
-        return lists[::-1] if swapped else lists
-    arrays = read_lists(folder)[1]
-    return Lists(arrays["texts"], arrays.get("text_scores")), Lists(arrays["images"], arrays.get("image_scores"))
+    mined = MinedFiles.load(folder)
+    lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
+    return lists[::-1] if mined.problem["rows"] == "texts" else lists

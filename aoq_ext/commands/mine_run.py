@@ -7,21 +7,21 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from aoq_ext._files import visible
 from aoq_ext.commands.mine_output import export_authors_layout, shortness
 from aoq_ext.lists.authors_layout import check_caption_order
-from aoq_ext.lists.lists_folder import check_replaceable
-from aoq_ext.lists.manifest import MANIFEST
+from aoq_ext.lists.folder import check_out_of_run
+from aoq_ext.lists.manifest import MANIFEST, Manifest
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.mining import UNFINISHED, MiningOptions, mine_into, rules_of
+from aoq_ext.training.mining import UNFINISHED, MiningOptions, describe_run, mine_into
 from aoq_ext.training.model import DualEncoder
-from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
+from aoq_ext.training.offline import OfflineLists
 from aoq_ext.training.pairs import load_split
 
 if TYPE_CHECKING:
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from aoq_ext.data import ImageTextData
 
 
+_OTHER = {"weights": "other weights", "data": "another data set"}
+
+
 def mine(parsed: argparse.Namespace) -> int:
     if parsed.threads is not None:
         torch.set_num_threads(parsed.threads)
-    known = check_replaceable(parsed.out, "out")
+    known = check_out_of_run(parsed.out, "out", bool(parsed.overwrite))
     _check_work(parsed.out / UNFINISHED)
     loaded = load_run(parsed.run, device=parsed.device or "cpu", root=parsed.root)
     lists, earlier = _look(parsed, loaded, known)
@@ -43,7 +46,7 @@ def mine(parsed: argparse.Namespace) -> int:
         try:
             with MiningDisplay() as display:
                 options = replace(_options(parsed), on_progress=display.update)
-                lists = mine_into(parsed.out, loaded, parsed.k_text, parsed.k_image, parsed.report is not None, options)
+                lists = mine_into(parsed.out, loaded, parsed.k_text, parsed.k_image, options)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt("the same command continues it") from error
     shutil.rmtree(parsed.out / UNFINISHED, ignore_errors=True)  # of a process that was killed after it had written them
@@ -72,7 +75,7 @@ def _check_work(work: Path) -> None:
 
 
 def _look(
-    parsed: argparse.Namespace, loaded: LoadedRun, known: dict[str, Any] | None
+    parsed: argparse.Namespace, loaded: LoadedRun, known: Manifest | None
 ) -> tuple[OfflineLists | None, Earlier | None]:
     """The lists that are there already, and those of ``--earlier``; refuses exports that cannot be made afterwards.
 
@@ -97,29 +100,20 @@ def _look(
 
 
 def _mined_before(
-    known: dict[str, Any], parsed: argparse.Namespace, loaded: LoadedRun, data: ImageTextData
+    known: Manifest, parsed: argparse.Namespace, loaded: LoadedRun, data: ImageTextData
 ) -> OfflineLists | None:
     """The lists in the folder if they are what would be mined; None if they are to be mined, again or anew."""
     rerank = loaded.config.offline.rerank
-    rules = rules_of(loaded.model, data, parsed.k_text, parsed.k_image, _options(parsed), rerank)
-    found = known.get("rules")
-    other = [name for name in rules if found is not None and found.get(name) != rules[name]]
-    if known["weights_fingerprint"] != fingerprint_weights(loaded.model.state_dict()):
-        differs = "other weights"
-    elif found is None:
-        differs = "unknown rules"
-    elif other:
-        differs = f"{other[0]} {found.get(other[0])}, not {rules[other[0]]}"
-    elif known["data_fingerprint"] != fingerprint_data(data):
-        differs = "another data set"
-    else:
+    problem = describe_run(loaded.model, data, parsed.k_text, parsed.k_image, _options(parsed), rerank)
+    name = known.differs(problem)
+    if name is None and known.complete:
         try:
-            lists = OfflineLists.load(parsed.out)
+            return OfflineLists.load(parsed.out)
         except ConfigError:  # damaged
             return None
-        return lists if parsed.report is None or lists.text_scores is not None else None
-    if not parsed.overwrite:
-        raise ValueError(f"out: {parsed.out} holds lists with {differs}; --overwrite replaces them")
+    if name is not None and not parsed.overwrite:
+        other = f"{name} {known.problem.get(name)}, not {problem[name]}"
+        raise ValueError(f"out: {parsed.out} holds lists with {_OTHER.get(name, other)}; --overwrite replaces them")
     return None
 
 

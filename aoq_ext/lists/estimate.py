@@ -65,8 +65,8 @@ def estimate(
     limit = DEFAULT_MEMORY if memory_limit is None else memory_limit
     task = MiningTask(Embeddings(anchors), Embeddings(candidates), k, k_reverse, skip)
     rows, columns, width = len(task.anchors), len(task.candidates), task.anchors.width
-    manifest = Manifest.load(out)
-    shard_rows = manifest.shard_rows if manifest else choose_shard_rows(task, limit)
+    manifest = Manifest.load(out, "out")
+    shard_rows = (manifest.shard_rows if manifest else None) or choose_shard_rows(task, limit)
     shards = Shards(out, task, shard_rows, 0)
     complete = manifest is not None and manifest.complete
     done = len(shards.verify(range(shards.count))) if manifest and not complete else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,59 @@ from torch import Tensor
 
 from .._arrays import HASHED_BYTES, data_of
 from .._files import write_bytes_atomically
-from .._sources import Source
+from .._sources import Source, TensorSource
 from ..mining.rules import NegativeRules
 from ..mining.side import Ragged
 from ..mining.task import MiningTask
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 3
+FILES = {  # the arrays of a folder, by name; only the first two are always there
+    "indices": "indices.npy",
+    "scores": "scores.npy",
+    "reverse_indices": "reverse_indices.npy",
+    "reverse_scores": "reverse_scores.npy",
+    "text_image": "text_image.npy",
+}
+
+_ENTRY = {"file": str, "shape": list, "dtype": str, "size": int, "sha256": str}
+_RULES = ("skip", "margin", "relative_margin", "max_score")
+_EARLIER_FILES = ("hard_texts.npy", "hard_images.npy", "text_scores.npy", "image_scores.npy", "text_image.npy")
 
 
 class OtherProblem(ValueError):
     """A folder holds the work of another mining."""
 
 
-@dataclass
+class EarlierFormat(ValueError):
+    """A folder holds lists in a format that is read no more; the message says how to mine them again."""
+
+    def __init__(self, message: str, files: list[str]) -> None:
+        super().__init__(message)
+        self.files = files  # the arrays of lists that were mined with a run; none of lists between files
+
+
+@dataclass(frozen=True)
+class MinedFrom:
+    """Whose weights the lists are hard for; None where that is not known."""
+
+    run: str | None = None
+    epoch: int | None = None  # epochs (or steps, if all ages are in steps) that the weights had seen
+    weights: str | None = None  # their fingerprint
+    embeddings: str | None = None  # the fingerprint of the embeddings that were mined
+
+    def __str__(self) -> str:
+        weights = "weights of unknown age" if self.epoch is None else f"weights of epoch {self.epoch}"
+        return f"{weights} of {'an unknown run' if self.run is None else self.run}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of ``manifest.json``."""
 
-    problem: dict[str, Any]  # everything that decides the lists, see `describe_problem`
-    shard_rows: int  # anchors in a shard
+    problem: dict[str, Any]  # everything that decides the lists; "rows": whether they are lists of images or of texts
+    mined_from: MinedFrom = MinedFrom()
+    shard_rows: int | None = None  # anchors in a shard
     fingerprints: dict[str, Any] = field(default_factory=dict)  # of files of embeddings, so that they are read once
     files: dict[str, Any] = field(default_factory=dict)  # the lists, once all are there
 
@@ -44,15 +78,12 @@ class Manifest:
             "format": FORMAT,
             "what": "hard negatives: rows of the other side, hardest first, -1 and -inf where there are no more",
             "complete": self.complete,
-            "files": self.files,
-            "problem": self.problem,
-            "shard_rows": self.shard_rows,
-            "fingerprints": self.fingerprints,
+            **asdict(self),
         }
         write_bytes_atomically(folder / MANIFEST, json.dumps(content, indent=2).encode() + b"\n")
 
     @classmethod
-    def load(cls, folder: Path, name: str = "out") -> Manifest | None:
+    def load(cls, folder: Path, name: str = "folder") -> Manifest | None:
         """The manifest of ``folder``, None where it has none; errors call it ``name``."""
         path = folder / MANIFEST
         try:
@@ -61,37 +92,108 @@ class Manifest:
             return None
         except ValueError as error:
             raise ValueError(f"{name}: {path} is not valid JSON ({error}); mine into another folder") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT or "problem" not in content:
-            raise ValueError(
-                f"{name}: expected {path} to be of lists mined between files, format {FORMAT}, got other content; "
-                "mine into another folder"
-            )
-        return cls(content["problem"], content["shard_rows"], content["fingerprints"], content["files"])
+        if isinstance(content, dict) and content.get("format") in (1, 2):
+            raise _earlier_format(content, folder, name)
+        try:
+            _check(content, {"format": int, "problem": dict, "mined_from": dict, "fingerprints": dict, "files": dict})
+            _check(content["problem"], {"rows": str}, "problem.")
+            for array, entry in content["files"].items():
+                _check(entry, _ENTRY, f"files.{array}.")
+                if entry["file"] != FILES.get(array):
+                    raise ValueError(f"{FILES.get(array)} as files.{array}.file, got {entry['file']}")
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {FORMAT}, got {content['format']}")
+            mined_from = MinedFrom(**content["mined_from"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name}: {path}: expected {error}; mine again, into another folder") from error
+        return cls(content["problem"], mined_from, content.get("shard_rows"), content["fingerprints"], content["files"])
+
+    def differs(self, problem: dict[str, Any]) -> str | None:
+        """What of another problem is not as in this one; None if nothing is."""
+        return next((name for name in problem if self.problem.get(name) != problem[name]), None)
 
     def check_same(self, problem: dict[str, Any], folder: Path) -> None:
         """Refuse to go on with another problem than the folder's."""
-        for name in problem:
-            if self.problem.get(name) != problem[name]:
-                raise OtherProblem(
-                    f"{name}: {folder} holds lists mined with {_short(self.problem.get(name))}, "
-                    f"got {_short(problem[name])}; mine into another folder"
-                )
+        if (name := self.differs(problem)) is not None:
+            raise OtherProblem(
+                f"{name}: {folder} holds lists mined with {_short(self.problem.get(name))}, "
+                f"got {_short(problem[name])}; mine into another folder"
+            )
 
 
-def describe_problem(task: MiningTask, rules: NegativeRules, prints: tuple[str, str]) -> dict[str, Any]:
-    """Everything that decides the lists; prints: the fingerprints of both embeddings."""
-    problem: dict[str, Any] = {}
+def _check(content: Any, kinds: dict[str, type], where: str = "") -> None:
+    """Require entries of these kinds; what is raised goes on after "expected"."""
+    if not isinstance(content, dict):
+        raise ValueError(f"an object{f' as {where[:-1]}' if where else ''}, got {content!r:.60}")
+    for name, kind in kinds.items():
+        value = content.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            words = {str: "a text", int: "a number", dict: "an object", list: "a list"}
+            raise ValueError(f"{words[kind]} as {where}{name}, got {value!r:.60}")
+
+
+def _earlier_format(content: dict[str, Any], folder: Path, name: str) -> EarlierFormat:
+    """Lists between files had a problem then too, those of a run had their arrays at the top."""
+    between_files = isinstance(content.get("problem"), dict)
+    rules = content["problem"] if between_files else content.get("rules") or {}
+    words = [f"--{rule.replace('_', '-')} {rules[rule]}" for rule in _RULES if rules.get(rule)]
+    files: list[str] = []
+    if between_files:
+        both = [f"--both --k-reverse {rules['k_reverse']}"] if rules.get("k_reverse") else []
+        words = ["--anchors ANCHORS --candidates CANDIDATES", f"--k {rules.get('k')}", *both, *words]
+        words += ["--out ANOTHER_FOLDER"]
+    else:
+        entries = [entry for entry in content.values() if isinstance(entry, dict)]
+        files = [entry["file"] for entry in entries if entry.get("file") in _EARLIER_FILES]
+        lengths = {entry["file"]: entry["shape"][1] for entry in entries if len(entry.get("shape", ())) == 2}
+        sides = [f"--k-{side} {lengths.get(f'hard_{side}s.npy', 'K')}" for side in ("text", "image")]
+        repeated = ["--repeated-captions"] if rules.get("repeated_captions") else []
+        words = [f"--run {content.get('run') or 'RUN'}", *sides, *words, *repeated, f"--out {folder} --overwrite"]
+    return EarlierFormat(
+        f"{name}: expected lists of format {FORMAT} in {folder}, got format {content['format']} of an earlier version; "
+        f"mine again: aoq mine {' '.join(words)}",
+        files,
+    )
+
+
+def describe_problem(
+    task: MiningTask, rules: NegativeRules, prints: tuple[str, str], rows: str
+) -> tuple[dict[str, Any], MinedFrom]:
+    """Everything that decides the lists, and what they are mined from.
+
+    Args:
+        prints: the fingerprints of both embeddings.
+        rows: ``"images"`` or ``"texts"``, whichever the anchors are.
+    """
+    problem: dict[str, Any] = {"rows": rows}
+    known = []
     for name, side, fingerprint in (("anchor", task.anchors, prints[0]), ("candidate", task.candidates, prints[1])):
-        problem[f"{name}s"] = {
-            "shape": list(side.source.shape),
-            "dtype": str(side.source.dtype).removeprefix("torch."),
-            "sha256": fingerprint,
-        }
+        shape, dtype = list(side.source.shape), str(side.source.dtype).removeprefix("torch.")
+        problem[f"{name}s"] = {"shape": shape, "dtype": dtype, "sha256": fingerprint}
         problem[f"{name}_ids"] = None if side.ids is None else _hash(side.ids)
         problem[f"{name}_labels"] = None if side.labels is None else _hash_labels(side.labels)
+        known.append((dtype, shape, fingerprint))
     problem.update(k=task.k, k_reverse=task.k_reverse, skip=task.skip)
     problem.update(margin=rules.margin, relative_margin=rules.relative_margin, max_score=rules.max_score)
-    return problem
+    return problem, MinedFrom(embeddings=_combine(*(known if rows == "images" else known[::-1])))
+
+
+def fingerprint_embeddings(
+    images: Tensor,  # (N, D)
+    texts: Tensor,  # (M, D)
+) -> str:
+    """A hash of embeddings: equal for equal dtypes, shapes and bits, on whatever device and with whatever strides."""
+    return _combine(
+        *(
+            (str(rows.dtype).removeprefix("torch."), list(rows.shape), _hash_rows(TensorSource(rows)))
+            for rows in (images, texts)
+        )
+    )
+
+
+def _combine(*sides: tuple[str, list[int], str]) -> str:
+    """dtype, shape and sha256 of images and of texts"""
+    return hashlib.sha256(json.dumps(sides).encode()).hexdigest()
 
 
 def fingerprint(source: Source, path: Path | None, known: dict[str, Any]) -> str:

@@ -16,7 +16,8 @@ from .._scalars import as_int
 from .._sources import read_integers
 from .._validation import as_int64, check_integers, shape_of
 from .draws import draw, mix, place
-from .lists_folder import MinedFrom, open_lists
+from .manifest import MinedFrom
+from .mined_lists import MinedLists
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,34 +157,44 @@ class OfflineNegativeSampler:
         Args:
             path: the folder, of lists mined with a run or, in both directions, between files of embeddings.
             text_image_index: the image of each text; may be left out where the folder has it (mined with a run).
-                Between files, the side with so many rows is the texts, the candidates where both sides have.
             expected_fingerprint: of the data set or of the embeddings; see `check`.
             verify: read the files once and refuse them if they are not what was written.
 
         Raises:
             ValueError: the folder is incomplete or damaged, or holds lists of something else.
-            FileNotFoundError: lists that were mined between files are missing.
+            FileNotFoundError: the manifest or a file of lists is missing.
         """
-        folder = expanded(Path(path)).resolve()
-        index = None if text_image_index is None else read_integers(text_image_index, "text_image_index")
-        found = open_lists(folder, None if index is None else len(index), verify)
+        lists = MinedLists.load(expanded(Path(path)).resolve(), checksums=verify)
+        sampler = cls.from_lists(lists, text_image_index, top_texts=top_texts, top_images=top_images, seed=seed)
+        if expected_fingerprint is not None:
+            sampler.check(expected_fingerprint)
+        return sampler
+
+    @classmethod
+    def from_lists(
+        cls,
+        lists: MinedLists,
+        text_image_index: Tensor | NDArray[Any] | None = None,  # (M,)
+        *,
+        top_texts: int = 300,
+        top_images: int = 60,
+        seed: int = 0,
+    ) -> OfflineNegativeSampler:
+        """As `from_folder`, of lists that are open already."""
+        index = lists.text_image if text_image_index is None else text_image_index
         if index is None:
-            if found.text_image is None:
-                raise ValueError(f"text_image_index must be given, since {folder} does not hold it, got None")
-            index = found.text_image
+            raise ValueError(f"text_image_index must be given, since {lists.folder} does not hold it, got None")
         sampler = cls(
-            found.texts,
-            found.images,
-            index,
+            torch.from_numpy(lists.texts),
+            torch.from_numpy(lists.images),
+            read_integers(index, "text_image_index"),
             top_texts=top_texts,
             top_images=top_images,
             seed=seed,
-            fingerprint=found.fingerprint,
-            mined_from=found.mined_from,
+            fingerprint=lists.problem.get("data", lists.mined_from.embeddings),
+            mined_from=lists.mined_from,
         )
-        sampler._folder = folder
-        if expected_fingerprint is not None:
-            sampler.check(expected_fingerprint)
+        sampler._folder = lists.folder
         return sampler
 
     def draw(
@@ -287,8 +298,8 @@ class OfflineNegativeSampler:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._folder is not None:
-            found = open_lists(self._folder, len(self.text_image_index), verify=False)
-            self.hard_text, self.hard_image = found.texts, found.images
+            lists = MinedLists.load(self._folder, checksums=False)
+            self.hard_text, self.hard_image = torch.from_numpy(lists.texts), torch.from_numpy(lists.images)
 
     def __repr__(self) -> str:
         (images, k_text), (texts, k_image) = self.hard_text.shape, self.hard_image.shape

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..lists import (
         MinedFiles,
         MinedFrom,
+        MinedLists,
         OfflineNegatives,
         OfflineNegativeSampler,
         StaleNegativesWarning,
@@ -24,6 +25,7 @@ __all__ = [
     "HardNegatives",
     "MinedFiles",
     "MinedFrom",
+    "MinedLists",
     "OfflineNegativeSampler",
     "OfflineNegatives",
     "StaleNegativesWarning",

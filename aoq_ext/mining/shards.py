@@ -25,6 +25,7 @@ from . import keys
 from .task import MiningTask
 
 SHARDS = "shards"
+REVERSE_BUFFER = "reverse"  # a file that is unnamed as soon as it is mapped
 
 _WORK = 1 << 38  # multiply-adds in a shard: some ten seconds of a small CPU
 _LEAST_ROWS = 4096  # each shard reads all candidates, so it should be worth it
@@ -150,7 +151,7 @@ def reverse_buffer(task: MiningTask, folder: Path, memory_limit: int) -> Tensor 
     shape, amount = (len(task.candidates), task.depth_reverse), reverse_bytes(task)
     if amount <= memory_limit // 4:
         return torch.empty(shape, dtype=torch.int64, device="cpu")
-    descriptor, path = tempfile.mkstemp(prefix=".reverse.", suffix=".tmp", dir=folder)
+    descriptor, path = tempfile.mkstemp(prefix=f".{REVERSE_BUFFER}.", suffix=".tmp", dir=folder)
     try:
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a fatal signal in a mapping
             os.posix_fallocate(descriptor, 0, amount)

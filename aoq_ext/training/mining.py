@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aoq_ext._scalars import as_int
-from aoq_ext.lists.lists_folder import fingerprint_embeddings
-from aoq_ext.lists.manifest import OtherProblem
+from aoq_ext.lists.manifest import Manifest, MinedFrom, OtherProblem, fingerprint_embeddings
 from aoq_ext.mining import mine_hard_negatives, mine_to_files
 from aoq_ext.mining.captions import token_labels
 from aoq_ext.mining.progress import MiningProgress
@@ -56,7 +55,6 @@ def mine_run(
     run: str | Path | LoadedRun,
     k_text: int = 300,
     k_image: int = 60,
-    scores: bool = False,
     options: MiningOptions | None = None,
     rerank: int | None = None,
 ) -> OfflineLists:
@@ -69,7 +67,6 @@ def mine_run(
         run: a run's folder, or the run itself.
         k_text: texts listed for each image; lists longer than the data set allows are cut to it.
         k_image: images listed for each text.
-        scores: keep the scores as well.
         options: further rules, and where the work is kept.
         rerank: see `mine_model`; by default the run's ``offline.rerank``.
     """
@@ -77,9 +74,7 @@ def mine_run(
     data = load_split(loaded.config.data, loaded.config.data.train_split)
     pairs = EncodedPairs(data, loaded.vocabulary)
     rerank = loaded.config.offline.rerank if rerank is None else rerank
-    return mine_model(
-        loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch, options, rerank=rerank
-    )
+    return mine_model(loaded.model, pairs, k_text, k_image, str(loaded.folder), loaded.epoch, options, rerank=rerank)
 
 
 def mine_into(
@@ -87,14 +82,13 @@ def mine_into(
     run: LoadedRun,
     k_text: int,
     k_image: int,
-    scores: bool = False,
     options: MiningOptions | None = None,
     rerank: int | None = None,
 ) -> OfflineLists:
     """`mine_run` into a folder, which keeps what was done until the lists are there: the same call goes on where it
     was stopped, and begins anew for other weights or rules."""
     work = folder / UNFINISHED
-    arguments = (run, k_text, k_image, scores, replace(options or MiningOptions(), work=work), rerank)
+    arguments = (run, k_text, k_image, replace(options or MiningOptions(), work=work), rerank)
     try:
         lists = mine_run(*arguments)
     except OtherProblem:
@@ -110,7 +104,6 @@ def mine_model(
     pairs: EncodedPairs,
     k_text: int = 300,
     k_image: int = 60,
-    scores: bool = False,
     run: str | None = None,
     epoch: int | None = None,
     options: MiningOptions | None = None,
@@ -136,22 +129,19 @@ def mine_model(
         found = _mine(pairs, images, texts, k_text, k_image, options, processes)
     else:
         found = _mine_by_scores(model, pairs, k_text, k_image, options, processes, rerank)
+    problem = describe_run(model, data, k_text, k_image, options, rerank)
+    origin = MinedFrom(run, epoch, problem["weights"], embeddings)
     return OfflineLists(
-        texts=found[0].astype(np.int32, copy=False),
-        images=found[2].astype(np.int32, copy=False),
-        data_fingerprint=fingerprint_data(data),
-        weights_fingerprint=fingerprint_weights(model.state_dict()),
-        text_scores=found[1] if scores else None,
-        image_scores=found[3] if scores else None,
+        Manifest(problem, origin),
+        indices=found[0].astype(np.int32, copy=False),
+        scores=found[1],
+        reverse_indices=found[2].astype(np.int32, copy=False),
+        reverse_scores=found[3],
         text_image=pairs.caption_image,
-        embeddings_fingerprint=embeddings,
-        run=run,
-        epoch=epoch,
-        rules=rules_of(model, pairs.data, k_text, k_image, options, rerank),
     )
 
 
-def rules_of(
+def describe_run(
     model: DualEncoder | ScoringModel,
     data: ImageTextData,
     k_text: int,
@@ -159,8 +149,11 @@ def rules_of(
     options: MiningOptions,
     rerank: int,
 ) -> dict[str, Any]:
-    """All that decides the lists, beside the weights and the data."""
+    """All that decides the lists."""
     return {
+        "rows": "images",
+        "weights": fingerprint_weights(model.state_dict()),
+        "data": fingerprint_data(data),
         "k_text": min(k_text, len(data.captions)),
         "k_image": min(k_image, len(data.images)),
         **{name: getattr(options, name) for name in ("repeated_captions", *_RULES)},

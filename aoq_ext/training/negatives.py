@@ -7,7 +7,7 @@ import shutil
 import time
 from typing import Any
 
-from aoq_ext.lists.sampler import OfflineNegativeSampler
+from aoq_ext.lists import OfflineNegativeSampler
 from aoq_ext.parallel import Processes
 from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
@@ -137,9 +137,16 @@ class RunNegatives:
 
     def _sampler(self, lists: OfflineLists) -> OfflineNegativeSampler:
         options = self.config.offline
-        return lists.sampler(
-            self.pairs.caption_image, options.top_texts, options.top_images, streams.sampler_seed(self.config.seed)
-        )
+        try:
+            return OfflineNegativeSampler.from_lists(
+                lists,
+                self.pairs.caption_image,
+                top_texts=options.top_texts,
+                top_images=options.top_images,
+                seed=streams.sampler_seed(self.config.seed),
+            )
+        except ValueError as error:
+            raise ConfigError(f"offline.lists: {error}") from error
 
     def _warn_if_stale(self, epoch: int) -> None:
         age = self.config.offline.stale_after

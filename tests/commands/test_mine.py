@@ -24,8 +24,8 @@ import numpy as np
 import aoq_ext
 from aoq_ext import cli
 from aoq_ext.data import Vocabulary
+from aoq_ext.lists import MinedLists
 from aoq_ext.lists.authors_layout import check_caption_order, write_authors_layout
-from aoq_ext.lists.files import MinedFiles
 from aoq_ext.mining import progress as mining_progress
 from aoq_ext.mining.captions import caption_labels, normalised, token_labels
 from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
@@ -82,7 +82,7 @@ def test_every_option_reaches_the_miner(files: Path, capsys: pytest.CaptureFixtu
         loaded("images.npy"), loaded("texts.npy"), 7, loaded("left.npy"), loaded("right.npy"),
         direction="both", k_reverse=3, skip=1, margin=-1.5, relative_margin=0.1, max_score=2.5,
     )  # fmt: skip
-    mined = MinedFiles.load("out", checksums=True)
+    mined = MinedLists.load("out", checksums=True)
     assert np.array_equal(mined.indices, expected.indices)
     assert np.array_equal(mined.reverse_indices, expected.reverse.indices)
 
@@ -92,7 +92,7 @@ def test_ids_and_labels_from_captions(files: Path, texts: str) -> None:
     sides = ["--anchors", "texts.npy", "--candidates", "images.npy"] if texts == "anchors" else MINE[1:5]
     options = ["--k", "12", "--both", "--text-image-index", "index.npy", "--captions", "captions.txt"]
     assert cli.main(["mine", *sides, *options, "--out", "out", "--texts", texts]) == 0
-    mined = MinedFiles.load("out")
+    mined = MinedLists.load("out")
     lists = mined.indices if texts == "candidates" else mined.reverse_indices
     words = [text * 7 % 25 for text in range(TEXTS)]
     for image, row in enumerate(lists):
@@ -109,7 +109,7 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(files: Path) -> None:
     Path("captions.txt").write_bytes("\n".join(captions).encode("utf-8-sig"))
     options = ["--text-image-index", "index.npy", "--captions", "captions.txt", "--k", "60"]
     assert cli.main([*MINE, *options]) == 0
-    listed = MinedFiles.load("out").indices[0]
+    listed = MinedLists.load("out").indices[0]
     assert 30 not in listed and (listed >= 0).sum() == TEXTS - 6
 
 
@@ -176,7 +176,7 @@ def test_the_authors_layout_says_what_belongs_together(files: Path, capsys: pyte
 
 def test_lists_that_the_rules_shorten_are_counted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*MINE, "--both", "--text-image-index", "index.npy", "--max-score", "-3.5"]) == 0
-    lists = MinedFiles.load("out")
+    lists = MinedLists.load("out")
     said = capsys.readouterr().out
     for indices, what in ((lists.indices, "anchors"), (lists.reverse_indices, "candidates")):
         found = (indices >= 0).sum(axis=1)
@@ -581,12 +581,12 @@ def test_the_lists_of_a_run_are_replaced_on_purpose_only(tmp_path: Path, capsys:
     run, out = trained(tmp_path, epochs=1), tmp_path / "lists"
     where: Any = ["mine", "--run", str(run), "--out", str(out), "--k-text", "12", "--k-image", "6"]
     assert cli.main(where) == 0
-    rules = json.loads((out / "manifest.json").read_text())["rules"]
-    assert rules == {
+    rules = json.loads((out / "manifest.json").read_text())["problem"]
+    assert {name: rules[name] for name in rules if name not in ("weights", "data")} == {
+        "rows": "images",
         "k_text": 12, "k_image": 6, "repeated_captions": False, "skip": 0, "margin": None, "relative_margin": None,
         "max_score": None, "rerank": None,
     }  # fmt: skip
-    assert not (out / ".saving").exists()
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     capsys.readouterr()
     assert cli.main(where) == 0
@@ -603,10 +603,10 @@ def test_the_lists_of_a_run_are_replaced_on_purpose_only(tmp_path: Path, capsys:
     assert "holds lists with other weights; --overwrite" in capsys.readouterr().err
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before
     assert cli.main([*where, "--run", other, "--overwrite"]) == 0
-    assert (out / "hard_texts.npy").read_bytes() != before[out / "hard_texts.npy"][1]
-    (out / "hard_texts.npy").write_bytes(b"damaged")
+    assert (out / "indices.npy").read_bytes() != before[out / "indices.npy"][1]
+    (out / "indices.npy").write_bytes(b"damaged")
     assert cli.main([*where, "--run", other]) == 0  # mined again
-    assert np.load(out / "hard_texts.npy").shape == (40, 12)
+    assert np.load(out / "indices.npy").shape == (40, 12)
 
 
 def test_a_run_is_mined_into_no_folder_of_something_else(
@@ -621,7 +621,7 @@ def test_a_run_is_mined_into_no_folder_of_something_else(
     )
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
     for name, message in (
-        ("hard_texts.npy", "--out must not hold files of others, got theirs with hard_texts.npy"),
+        ("indices.npy", "--out must not hold files of others, got theirs with indices.npy"),
         ("config.yaml", "--out must not be the folder of a training run, got theirs"),
         ("unfinished/notes.txt", "--out must not hold files of others, got theirs/unfinished"),
     ):

@@ -154,7 +154,7 @@ def same_model(rank: int, folder: Path) -> None:
         texts = embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size)
         assert torch.equal(embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size, processes), texts)
     assert evaluate(run.model, pairs, processes=processes) == evaluate(run.model, pairs)
-    expected, got = (mine_model(run.model, pairs, 30, 15, True, processes=who) for who in (ALONE, processes))
+    expected, got = (mine_model(run.model, pairs, 30, 15, processes=who) for who in (ALONE, processes))
     assert got.fingerprint() == expected.fingerprint()
     assert (got.text_scores == expected.text_scores).all() and (got.image_scores == expected.image_scores).all()
     sums_and_copies(processes)
