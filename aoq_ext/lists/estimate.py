@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +13,9 @@ from .._sources import Source, TensorSource
 from ..mining.embeddings import Embeddings
 from ..mining.engine import mine_rows
 from ..mining.keys import no_keys
-from ..mining.plan import MiningPlan, make_plan
+from ..mining.plan import make_plan
+from ..mining.progress import count, duration, size
+from ..mining.rules import MiningRules
 from ..mining.shards import Shards, choose_shard_rows
 from ..mining.task import MiningTask
 from .files import DEFAULT_MEMORY
@@ -26,69 +27,46 @@ _CALIBRATION_BYTES = 1 << 28
 _KEY, _ENTRY = 8, 8  # bytes of a key, and of an index with its score
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Sizes in bytes, times in seconds."""
-
-    scores: int  # pairs there are
-    plan: MiningPlan
-    tiles: int
-    shards: int
-    shard_rows: int
-    memory: int  # at the peak
-    embeddings: int  # as they are on the disk, or in memory
-    lists: int  # on the disk, in the end
-    work: int  # on the disk, until then
-    free: int  # on the disk
-    rate: float  # pairs a second, in the calibration
-    complete: bool
-    done: int  # shards that are on the disk already
-
-    @property
-    def seconds(self) -> float:
-        """What is left to do, in one process."""
-        left = 0 if self.complete else 1 - self.done / max(1, self.shards)
-        return left * self.scores / self.rate
-
-
 def estimate(
     anchors: Source,  # (N, D)
     candidates: Source,  # (M, D)
     out: Path,
-    k: int,
-    k_reverse: int | None,
-    skip: int,
+    rules: MiningRules,
     memory_limit: int | None,
     device: torch.device,
-) -> Estimate:
-    """What `mine_to_files` would do in ``out``; rules that exclude pairs change little of it."""
+) -> dict[str, str]:
+    """What `mine_to_files` would do in ``out``, in words by topic; rules that exclude pairs change little of it."""
     limit = DEFAULT_MEMORY if memory_limit is None else memory_limit
-    task = MiningTask(Embeddings(anchors), Embeddings(candidates), k, k_reverse, skip)
-    rows, columns, width = len(task.anchors), len(task.candidates), task.anchors.width
+    task = MiningTask(Embeddings(anchors), Embeddings(candidates), rules)
+    rows, columns = len(task.anchors), len(task.candidates)
     manifest = Manifest.load(out, "out")
     shard_rows = (manifest.shard_rows if manifest else None) or choose_shard_rows(task, limit)
     shards = Shards(out, task, shard_rows, 0)
-    complete = manifest is not None and manifest.complete
-    done = len(shards.verify(range(shards.count))) if manifest and not complete else 0
+    parts, scores = shards.count, rows * columns
     plan = make_plan(task, memory_limit, device)
-    some = min(shard_rows, rows)
-    tiles = -(-some // plan.anchor_rows) * shards.count * -(-columns // plan.candidate_rows)
-    item = anchors.dtype.itemsize
-    return Estimate(
-        scores=rows * columns,
-        plan=plan,
-        tiles=tiles,
-        shards=shards.count,
-        shard_rows=shard_rows,
-        memory=plan.peak_bytes,
-        embeddings=(rows + columns) * width * item,
-        lists=(rows * k + columns * (k_reverse or 0)) * _ENTRY,
-        work=rows * task.depth * _KEY + sum(columns * shards.reverse_depth(n) * _KEY for n in range(shards.count)),
-        free=shutil.disk_usage(nearest_existing(out)).free,
-        rate=_calibrate(task, device),
-        complete=complete,
-        done=done,
-    )
+    tiles = -(-min(shard_rows, rows) // plan.anchor_rows) * parts * -(-columns // plan.candidate_rows)
+    in_the_end = (rows * rules.k + columns * (rules.k_reverse or 0)) * _ENTRY
+    until_then = rows * task.depth * _KEY + sum(columns * shards.reverse_depth(n) * _KEY for n in range(parts))
+    embeddings = (rows + columns) * task.anchors.width * anchors.dtype.itemsize
+    if manifest is not None and manifest.complete:
+        done, left = "everything", 0.0
+    else:
+        verified = len(shards.verify(range(parts))) if manifest else 0
+        done, left = f"{verified} of {parts} parts", 1 - verified / max(1, parts)
+    rate = _calibrate(task, device)
+    return {
+        "scores": f"{count(scores)}, each computed once; {_many(parts, 'restartable part')} of up to {shard_rows:,} "
+        f"anchors, {_many(tiles, 'tile')} of up to {plan.anchor_rows:,} × {plan.candidate_rows:,}",
+        "memory": f"{size(plan.peak_bytes)} at a time; the embeddings are {size(embeddings)} together",
+        "disk": f"{size(in_the_end)} in the end, {size(until_then)} more until then; "
+        f"{size(shutil.disk_usage(nearest_existing(out)).free)} free",
+        "time": f"about {duration(left * scores / rate)}: {count(rate)} scores/s on {device} in a short trial",
+        "done": f"{done}; nothing was written now",
+    }
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _calibrate(task: MiningTask, device: torch.device) -> float:
@@ -98,7 +76,7 @@ def _calibrate(task: MiningTask, device: torch.device) -> float:
     some, warm = min(_FIRST_CANDIDATES, most), False
     while True:
         candidates = TensorSource(task.candidates.source.rows(0, some))
-        part = MiningTask(Embeddings(anchors), Embeddings(candidates), task.k, task.k_reverse, task.skip)
+        part = MiningTask(Embeddings(anchors), Embeddings(candidates), task.rules)
         reverse = None
         if part.depth_reverse is not None:
             reverse = no_keys(some, part.depth_reverse)

@@ -14,14 +14,14 @@ from torch import Tensor
 from .._arrays import is_intact
 from .._files import expanded, locked, remove_temporaries
 from .._scalars import as_int
-from .._sources import TensorSource, check_sources, embeddings_file, open_embeddings, read_integers
-from ..mining.devices import checked_device
+from .._sources import check_sources, embeddings_file, open_embeddings
+from ..mining.devices import checked_device, device_of
 from ..mining.engine import TileDone, mine_rows
 from ..mining.plan import MiningPlan, make_plan
 from ..mining.progress import MiningProgress
-from ..mining.rules import NegativeRules
+from ..mining.rules import MiningRules
 from ..mining.shards import REVERSE_BUFFER, Shards, choose_shard_rows, reverse_buffer, reverse_bytes
-from ..mining.task import Labels, MiningTask, make_task
+from ..mining.task import GivenSide, Labels, MiningTask, make_task
 from ..parallel import Processes, advising, joined
 from .folder import check_out_of_files
 from .manifest import Manifest, describe_problem, fingerprint
@@ -51,15 +51,12 @@ def mine_to_files(
     k_reverse: int | None = None,
     anchor_labels: Labels | None = None,
     candidate_labels: Labels | None = None,
-    skip: int = 0,
-    margin: float | None = None,
-    relative_margin: float | None = None,
-    max_score: float | None = None,
     memory_limit: int | None = None,
     device: torch.device | str | None = None,
     shard_rows: int | None = None,
     texts: Literal["anchors", "candidates"] = "candidates",
     on_progress: Callable[[MiningProgress], None] | None = None,
+    **others: Any,
 ) -> MinedLists:
     """The lists of `mine_hard_negatives`, to the bit, in a folder.
 
@@ -77,20 +74,17 @@ def mine_to_files(
         shard_rows: anchors in a restartable part, chosen from the sizes without. A folder keeps its first choice.
         texts: which side is the texts of an image-text pair; kept with the lists, for who draws from them.
         on_progress: called after every tile and every shard of this process.
+        others: the other fields of `aoq_ext.mining.rules.MiningRules`: ``skip``, ``margin``, ...
 
-    See `mine_hard_negatives` for the other arguments.
+    See `mine_hard_negatives` for what is not said here.
     """
-    if direction not in ("anchors", "both"):
-        raise ValueError(f'direction must be "anchors" or "both", got {direction!r}')
-    if k_reverse is not None and direction != "both":
-        raise ValueError(f'direction must be "both" with k_reverse, got {direction!r}')
+    rules = MiningRules.given(direction, k, k_reverse, **others)
     if texts not in ("anchors", "candidates"):
         raise ValueError(f'texts must be "anchors" or "candidates", got {texts!r}')
     if shard_rows is not None and (shard_rows := as_int("shard_rows", shard_rows)) < 1:
         raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
     if memory_limit is not None:
         memory_limit = as_int("memory_limit", memory_limit)
-    rules = NegativeRules(skip, margin, relative_margin, max_score)
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
     }  # fmt: skip
@@ -100,18 +94,19 @@ def mine_to_files(
         job.read_manifest()
         sources = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
         check_sources(*sources)
-        left = None if anchor_ids is None else read_integers(anchor_ids, "anchor_ids")
-        right = None if candidate_ids is None else read_integers(candidate_ids, "candidate_ids")
-        reverse = (k if k_reverse is None else k_reverse) if direction == "both" else None
-        job.task = make_task(*sources, k, reverse, left, right, anchor_labels, candidate_labels, rules)
-        job.device = _device(device, sources[0])
+        job.task = make_task(
+            GivenSide(sources[0], anchor_ids, anchor_labels),
+            GivenSide(sources[1], candidate_ids, candidate_labels),
+            rules,
+        )
+        job.device = checked_device(device) if device is not None else device_of(sources[0])
         job.plan = make_plan(job.task, job.plan_limit(), job.device)
         prints = [
             fingerprint(source, embeddings_file(given), job.known)
             for source, given in zip(sources, (anchors, candidates))
         ]
         rows = "images" if texts == "candidates" else "texts"
-        problem, mined_from = describe_problem(job.task, rules, (prints[0], prints[1]), rows)
+        problem, mined_from = describe_problem(job.task, (prints[0], prints[1]), rows)
         job.manifest = Manifest(problem, mined_from, fingerprints=job.known)
         return problem
 
@@ -246,20 +241,14 @@ class _Job:
         self._report(set(range(self.shards.count)), 0)
         if not self.processes.leads:
             return
-        task, block = self.task, self.limit // 16
-        rows, columns = len(task.anchors), len(task.candidates)
-        forward = ListRows((rows, task.k), columns, self._unpacked(self.shards.read_found(block), task.k))
+        block, rules = self.limit // 16, self.task.rules
+        rows, columns = len(self.task.anchors), len(self.task.candidates)
+        forward = ListRows((rows, rules.k), columns, self._unpacked(self.shards.read_found(block), rules.k))
         reverse = None
-        if (k := task.k_reverse) is not None:
+        if (k := rules.k_reverse) is not None:
             reverse = ListRows((columns, k), rows, self._unpacked(self.shards.read_reverse(block), k))
         write_lists(self.folder, self.manifest, forward, reverse)
         self.shards.clear()
 
     def _unpacked(self, found: Iterator[Tensor], k: int) -> Iterator[tuple[Tensor, Tensor]]:
         return (self.task.lists(block, k) for block in found)
-
-
-def _device(device: torch.device | str | None, anchors: object) -> torch.device:
-    if device is not None:
-        return checked_device(device)
-    return anchors.tensor.device if isinstance(anchors, TensorSource) else torch.device("cpu")

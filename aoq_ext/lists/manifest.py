@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 from .._arrays import HASHED_BYTES, data_of
 from .._files import write_bytes_atomically
 from .._sources import Source, TensorSource
-from ..mining.rules import NegativeRules
 from ..mining.side import Ragged
 from ..mining.task import MiningTask
 
@@ -112,12 +110,12 @@ class Manifest:
         """What of another problem is not as in this one; None if nothing is."""
         return next((name for name in problem if self.problem.get(name) != problem[name]), None)
 
-    def check_same(self, problem: dict[str, Any], folder: Path) -> None:
+    def check_same(self, problem: dict[str, Any], folder: Path, cure: str = "mine into another folder") -> None:
         """Refuse to go on with another problem than the folder's."""
         if (name := self.differs(problem)) is not None:
             raise OtherProblem(
                 f"{name}: {folder} holds lists mined with {_short(self.problem.get(name))}, "
-                f"got {_short(problem[name])}; mine into another folder"
+                f"got {_short(problem[name])}; {cure}"
             )
 
 
@@ -156,9 +154,7 @@ def _earlier_format(content: dict[str, Any], folder: Path, name: str) -> Earlier
     )
 
 
-def describe_problem(
-    task: MiningTask, rules: NegativeRules, prints: tuple[str, str], rows: str
-) -> tuple[dict[str, Any], MinedFrom]:
+def describe_problem(task: MiningTask, prints: tuple[str, str], rows: str) -> tuple[dict[str, Any], MinedFrom]:
     """Everything that decides the lists, and what they are mined from.
 
     Args:
@@ -173,9 +169,7 @@ def describe_problem(
         problem[f"{name}_ids"] = None if side.ids is None else _hash(side.ids)
         problem[f"{name}_labels"] = None if side.labels is None else _hash_labels(side.labels)
         known.append((dtype, shape, fingerprint))
-    problem.update(k=task.k, k_reverse=task.k_reverse, skip=task.skip)
-    problem.update(margin=rules.margin, relative_margin=rules.relative_margin, max_score=rules.max_score)
-    return problem, MinedFrom(embeddings=_combine(*(known if rows == "images" else known[::-1])))
+    return problem | task.rules.values(), MinedFrom(embeddings=_combine(*(known if rows == "images" else known[::-1])))
 
 
 def fingerprint_embeddings(
@@ -215,17 +209,12 @@ def fingerprint(source: Source, path: Path | None, known: dict[str, Any]) -> str
 
 
 def _hash_rows(source: Source) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks(source):
-        digest.update(data_of(block.detach().cpu()))
-    return digest.hexdigest()
-
-
-def _blocks(source: Source) -> Iterator[Tensor]:
     rows, width = source.shape
     step = max(1, HASHED_BYTES // (width * source.dtype.itemsize))
+    digest = hashlib.sha256()
     for start in range(0, rows, step):
-        yield source.rows(start, min(start + step, rows))
+        digest.update(data_of(source.rows(start, min(start + step, rows)).detach().cpu()))
+    return digest.hexdigest()
 
 
 def _hash(numbers: Tensor) -> str:
@@ -243,4 +232,4 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         shape = " × ".join(map(str, value["shape"]))
         return f"{value['dtype']} {shape} with sha256 {value['sha256'][:12]}..."
-    return f"sha256 {value[:12]}..." if isinstance(value, str) else str(value)
+    return f"sha256 {value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)

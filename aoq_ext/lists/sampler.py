@@ -116,29 +116,11 @@ class OfflineNegativeSampler:
         self._folder: Path | None = None
         self._warned = False
         self._texts_of_image, self._first_text, self._text_count = _group(self.text_image_index, images)
-        self.top_texts, self.top_images = top_texts, top_images
-
-    @property
-    def top_texts(self) -> int:
-        return self._top_texts
-
-    @top_texts.setter
-    def top_texts(self, top: int) -> None:
-        top = _checked_number("top_texts", top, 1)
-        texts = len(self.hard_image)
-        self._hard_texts = _available("hard_text", self.hard_text, top, texts, "image", "text")  # (N,)
-        self._top_texts = top
-
-    @property
-    def top_images(self) -> int:
-        return self._top_images
-
-    @top_images.setter
-    def top_images(self, top: int) -> None:
-        top = _checked_number("top_images", top, 1)
-        images = len(self.hard_text)
-        self._hard_images = _available("hard_image", self.hard_image, top, images, "text", "image")  # (M,)
-        self._top_images = top
+        self.top_texts, self.top_images = (
+            _checked_number(name, top, 1) for name, top in (("top_texts", top_texts), ("top_images", top_images))
+        )
+        self._hard_texts = _available("hard_text", hard_text, self.top_texts, texts, "image", "text")  # (N,)
+        self._hard_images = _available("hard_image", hard_image, self.top_images, images, "text", "image")  # (M,)
 
     @classmethod
     def from_folder(
@@ -146,11 +128,9 @@ class OfflineNegativeSampler:
         path: str | Path,
         text_image_index: Tensor | NDArray[Any] | None = None,  # (M,)
         *,
-        top_texts: int = 300,
-        top_images: int = 60,
-        seed: int = 0,
         expected_fingerprint: str | None = None,
         verify: bool = True,
+        **options: Any,
     ) -> OfflineNegativeSampler:
         """The lists that ``aoq mine`` wrote, memory-mapped: a draw reads what it needs. Needs numpy.
 
@@ -159,13 +139,14 @@ class OfflineNegativeSampler:
             text_image_index: the image of each text; may be left out where the folder has it (mined with a run).
             expected_fingerprint: of the data set or of the embeddings; see `check`.
             verify: read the files once and refuse them if they are not what was written.
+            options: ``top_texts``, ``top_images`` and ``seed``.
 
         Raises:
             ValueError: the folder is incomplete or damaged, or holds lists of something else.
             FileNotFoundError: the manifest or a file of lists is missing.
         """
         lists = MinedLists.load(expanded(Path(path)).resolve(), checksums=verify)
-        sampler = cls.from_lists(lists, text_image_index, top_texts=top_texts, top_images=top_images, seed=seed)
+        sampler = cls.from_lists(lists, text_image_index, **options)
         if expected_fingerprint is not None:
             sampler.check(expected_fingerprint)
         return sampler
@@ -175,10 +156,7 @@ class OfflineNegativeSampler:
         cls,
         lists: MinedLists,
         text_image_index: Tensor | NDArray[Any] | None = None,  # (M,)
-        *,
-        top_texts: int = 300,
-        top_images: int = 60,
-        seed: int = 0,
+        **options: Any,
     ) -> OfflineNegativeSampler:
         """As `from_folder`, of lists that are open already."""
         index = lists.text_image if text_image_index is None else text_image_index
@@ -188,11 +166,9 @@ class OfflineNegativeSampler:
             torch.from_numpy(lists.texts),
             torch.from_numpy(lists.images),
             read_integers(index, "text_image_index"),
-            top_texts=top_texts,
-            top_images=top_images,
-            seed=seed,
             fingerprint=lists.problem.get("data", lists.mined_from.embeddings),
             mined_from=lists.mined_from,
+            **options,
         )
         sampler._folder = lists.folder
         return sampler

@@ -239,7 +239,7 @@ def test_a_stopped_recipe_ends_with_the_same_figures(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("aoq_ext.training.mining.mine_run", killed)
+        patch.setattr("aoq_ext.training.mining.mine_model", killed)
         with pytest.raises(Stop):
             again()
     rounds = 0

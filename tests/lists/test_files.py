@@ -448,8 +448,8 @@ def test_a_file_that_may_not_grow(tmp_path: Path, whole: dict[str, bytes]) -> No
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"direction": "back"}, ValueError, 'direction must be "anchors" or "both", got \'back\''),
-        ({"direction": "anchors"}, ValueError, 'direction must be "both" with k_reverse'),
+        ({"direction": "back"}, ValueError, "direction must be 'anchors' or 'both', got 'back'"),
+        ({"direction": "anchors"}, ValueError, "k_reverse must come with direction='both', got 4"),
         ({"candidates": torch.ones(3, D, dtype=torch.float64)}, TypeError, "candidates must have the dtype of anchors"),
         ({"anchor_ids": torch.ones(N)}, TypeError, "anchor_ids must be an integer tensor"),
         ({"anchor_ids": [1] * N}, TypeError, "anchor_ids must be a tensor or a numpy array of integers, got list"),

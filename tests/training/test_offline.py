@@ -167,11 +167,11 @@ def test_texts_with_the_tokens_of_an_own_caption_are_no_negatives(tmp_path: Path
     captions = [*data.captions]
     captions[-1] = 'the "thing0"'  # of the last concept
     pairs = EncodedPairs(replace(data, captions=captions), loaded.vocabulary)
-    lists = mine_model(loaded.model, pairs, TEXTS, IMAGES)
+    lists = mine_model(loaded.model, pairs, MiningOptions(TEXTS, IMAGES))
     own = captions.index("the thing0") // CAPTIONS
     assert TEXTS - 1 not in lists.texts[own]
     assert own not in lists.images[TEXTS - 1]
-    allowed = mine_model(loaded.model, pairs, TEXTS, IMAGES, options=MiningOptions(repeated_captions=True))
+    allowed = mine_model(loaded.model, pairs, MiningOptions(TEXTS, IMAGES, repeated_captions=True))
     assert TEXTS - 1 in allowed.texts[own]
 
 

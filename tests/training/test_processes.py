@@ -141,7 +141,7 @@ def same_model(rank: int, folder: Path) -> None:
     """Evaluation and mining of the same weights: the same numbers, to the bit, whatever the number of processes."""
     from aoq_ext.training import embed, load_run
     from aoq_ext.training.evaluation import evaluate
-    from aoq_ext.training.mining import mine_model
+    from aoq_ext.training.mining import MiningOptions, mine_model
     from aoq_ext.training.pairs import EncodedPairs, load_split
 
     start(toy_config(folder))
@@ -154,7 +154,7 @@ def same_model(rank: int, folder: Path) -> None:
         texts = embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size)
         assert torch.equal(embed.embed_texts(run.model, pairs.tokens, pairs.lengths, batch_size, processes), texts)
     assert evaluate(run.model, pairs, processes=processes) == evaluate(run.model, pairs)
-    expected, got = (mine_model(run.model, pairs, 30, 15, processes=who) for who in (ALONE, processes))
+    expected, got = (mine_model(run.model, pairs, MiningOptions(30, 15), processes=who) for who in (ALONE, processes))
     assert got.fingerprint() == expected.fingerprint()
     assert (got.text_scores == expected.text_scores).all() and (got.image_scores == expected.image_scores).all()
     sums_and_copies(processes)

@@ -263,17 +263,17 @@ def test_mining_a_small_set_is_exact(scan: Path) -> None:
         expected = -np.sort(-np.where(mask, matrix, -np.inf), axis=1)[:, : listed.shape[1]]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(found, np.take_along_axis(matrix, listed.astype(np.int64), 1), rtol=1e-5, atol=1e-5)
-    skipped = mine_run(scan, 12, 6, options=MiningOptions(skip=2))
+    skipped = mine_run(scan, 12, 6, skip=2)
     assert (skipped.texts[:, :10] == lists.texts[:, 2:]).all()
     with pytest.raises(ConfigError, match="margin: expected none for a model that matches by scores"):
-        mine_run(scan, 12, 6, options=MiningOptions(margin=0.1))
+        mine_run(scan, 12, 6, margin=0.1)
 
 
 def test_mining_a_large_set_reranks_what_the_means_find(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, pairs = pairs_of(scan, "train")
-    exact = mine_model(loaded.model, pairs, 12, 6)
+    exact = mine_model(loaded.model, pairs, MiningOptions(12, 6))
     monkeypatch.setattr("aoq_ext.training.mining.ALL_PAIRS", 0)
-    near, nearer = (mine_model(loaded.model, pairs, 12, 6, rerank=factor) for factor in (1, 4))
+    near, nearer = (mine_model(loaded.model, pairs, MiningOptions(12, 6, rerank=factor)) for factor in (1, 4))
     for lists in (near, nearer):
         assert (np.diff(lists.text_scores, axis=1) <= 0).all()
         assert (lists.text_scores <= exact.text_scores + 1e-5).all()
@@ -282,7 +282,7 @@ def test_mining_a_large_set_reranks_what_the_means_find(scan: Path, monkeypatch:
 
 def reranked(scan: Path, **options: Any) -> Any:
     loaded, pairs = pairs_of(scan, "train")
-    return mine_model(loaded.model, pairs, 12, 6, options=MiningOptions(**options))
+    return mine_model(loaded.model, pairs, MiningOptions(12, 6, **options))
 
 
 @pytest.fixture
@@ -418,7 +418,9 @@ def spread(rank: int, folder: Path, scan: Path) -> None:
     for split in ("train", "val"):
         loaded, pairs = pairs_of(scan, split)
         assert evaluate(loaded.model, pairs, processes=processes) == evaluate(loaded.model, pairs)
-        expected, got = (mine_model(loaded.model, pairs, 12, 6, processes=who) for who in (ALONE, processes))
+        expected, got = (
+            mine_model(loaded.model, pairs, MiningOptions(12, 6), processes=who) for who in (ALONE, processes)
+        )
         assert got.fingerprint() == expected.fingerprint()
         assert (got.text_scores == expected.text_scores).all()
     spread_in_files(folder, *pairs_of(scan, "train"), processes)
@@ -426,7 +428,7 @@ def spread(rank: int, folder: Path, scan: Path) -> None:
 
 def spread_in_files(folder: Path, loaded: Any, pairs: EncodedPairs, processes: Processes) -> None:
     """One file of features for both processes, and blocks of scores that either may find."""
-    expected, inner = mine_model(loaded.model, pairs, 12, 6), folder / "features"
+    expected, inner = mine_model(loaded.model, pairs, MiningOptions(12, 6)), folder / "features"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aoq_ext.training.reranking._BLOCK", 1000)
         patch.setattr("aoq_ext.training.scoring._FEATURES_IN_MEMORY", 0)
@@ -435,14 +437,14 @@ def spread_in_files(folder: Path, loaded: Any, pairs: EncodedPairs, processes: P
         for one, two in ((split.images, alone.images), (split.texts, alone.texts)):
             assert torch.equal(one.values, two.values) and torch.equal(one.lengths, two.lengths)
         assert not list(inner.iterdir())
-        options = MiningOptions(work=folder / "work")
+        options = MiningOptions(12, 6, work=folder / "work")
         for _ in range(2):
-            got = mine_model(loaded.model, pairs, 12, 6, options=options, processes=processes)
+            got = mine_model(loaded.model, pairs, options, processes=processes)
             assert got.fingerprint() == expected.fingerprint()
         if processes.leads:
             next((folder / "work/scores").glob("*1.npz")).unlink()
         processes.meet("removing a block", lambda: None)
-        got = mine_model(loaded.model, pairs, 12, 6, options=options, processes=processes)
+        got = mine_model(loaded.model, pairs, options, processes=processes)
         assert (got.text_scores == expected.text_scores).all()
 
 
