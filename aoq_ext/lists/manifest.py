@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,23 +134,28 @@ def _check(content: Any, kinds: dict[str, type], where: str = "") -> None:
 def _earlier_format(content: dict[str, Any], folder: Path, name: str) -> EarlierFormat:
     """Lists between files had a problem then too, those of a run had their arrays at the top."""
     between_files = isinstance(content.get("problem"), dict)
-    rules = content["problem"] if between_files else content.get("rules") or {}
-    words = [f"--{rule.replace('_', '-')} {rules[rule]}" for rule in _RULES if rules.get(rule)]
+    rules = content["problem"] if between_files else content.get("rules")
+    rules = rules if isinstance(rules, dict) else {}
+    words = [f"--{rule.replace('_', '-')} {rules[rule]}" for rule in _RULES if rules.get(rule) is not None]
     files: list[str] = []
     if between_files:
-        both = [f"--both --k-reverse {rules['k_reverse']}"] if rules.get("k_reverse") else []
-        words = ["--anchors ANCHORS --candidates CANDIDATES", f"--k {rules.get('k')}", *both, *words]
-        words += ["--out ANOTHER_FOLDER"]
+        both = f"--both --k-reverse {rules['k_reverse']}" if rules.get("k_reverse") else ""
+        ids = "--text-image-index INDEX" if rules.get("anchor_ids") else ""
+        captions = "--captions CAPTIONS" if rules.get("anchor_labels") else ""
+        given = ["--anchors ANCHORS --candidates CANDIDATES", f"--k {rules.get('k')}", both, ids, captions]
+        words = [*given, *words, "--out ANOTHER_FOLDER"]
     else:
-        entries = [entry for entry in content.values() if isinstance(entry, dict)]
-        files = [entry["file"] for entry in entries if entry.get("file") in _EARLIER_FILES]
-        lengths = {entry["file"]: entry["shape"][1] for entry in entries if len(entry.get("shape", ())) == 2}
-        sides = [f"--k-{side} {lengths.get(f'hard_{side}s.npy', 'K')}" for side in ("text", "image")]
-        repeated = ["--repeated-captions"] if rules.get("repeated_captions") else []
-        words = [f"--run {content.get('run') or 'RUN'}", *sides, *words, *repeated, f"--out {folder} --overwrite"]
+        entries = {entry.get("file"): entry.get("shape") for entry in content.values() if isinstance(entry, dict)}
+        files = [file for file in _EARLIER_FILES if file in entries]
+        lengths = [entries.get(f"hard_{side}s.npy") for side in ("text", "image")]
+        k_text, k_image = (shape[1] if isinstance(shape, list) and len(shape) == 2 else "K" for shape in lengths)
+        repeated = "--repeated-captions" if rules.get("repeated_captions") else ""
+        run = shlex.quote(str(content.get("run") or "RUN"))
+        words = [f"--run {run} --k-text {k_text} --k-image {k_image}", *words, repeated]
+        words += [f"--out {shlex.quote(str(folder))} --overwrite"]
     return EarlierFormat(
         f"{name}: expected lists of format {FORMAT} in {folder}, got format {content['format']} of an earlier version; "
-        f"mine again: aoq mine {' '.join(words)}",
+        f"mine again: aoq mine {' '.join(filter(None, words))}",
         files,
     )
 

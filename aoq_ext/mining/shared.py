@@ -81,9 +81,7 @@ def make_shared_task(
     def describe() -> _Part:
         sides.extend(make_sides(anchors, candidates, rules))
         settings: dict[str, object] = {
-            "k": rules.k,
-            "k_reverse": rules.k_reverse,
-            "the rules": rules,
+            **rules.values(),
             "the width D": anchors.source.shape[1],
             "the dtype": anchors.source.dtype,
             "whether there are ids": anchors.ids is not None,

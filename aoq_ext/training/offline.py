@@ -40,7 +40,7 @@ class OfflineLists(MinedLists):
         """Read what `save` wrote, memory-mapped; refuses files that are missing, cut short or altered."""
         try:
             lists = super().load(folder, checksums=checksums)
-            if "weights" not in lists.problem:
+            if not {"weights", "data"} <= lists.problem.keys():
                 raise ValueError(
                     f"expected lists mined with a run (`aoq mine --run`), got lists between files, {folder}"
                 )

@@ -185,7 +185,8 @@ OF_A_RUN = {
 }  # fmt: skip
 OF_THE_FIRST = {name: OF_A_RUN[name] for name in ("data_fingerprint", "texts", "images")} | {"format": 1}
 BETWEEN_FILES = {
-    "format": 1, "files": {}, "problem": {"k": 300, "k_reverse": 60, "skip": 0, "relative_margin": 0.1},
+    "format": 1, "files": {},
+    "problem": {"k": 300, "k_reverse": 60, "anchor_ids": "0", "anchor_labels": "0", "skip": 0, "max_score": 0.0},
 }  # fmt: skip
 
 
@@ -196,11 +197,12 @@ BETWEEN_FILES = {
             OF_A_RUN,
             "--run runs/a --k-text 20 --k-image 4 --skip 2 --max-score 0.9 --repeated-captions --out {} --overwr",
         ),
+        ({"format": 1, "texts": {"shape": 3}, "rules": []}, "--run RUN --k-text K --k-image K --out {} --overwrite"),
         (OF_THE_FIRST, "--run RUN --k-text 20 --k-image 4 --out {} --overwrite"),
         (
             BETWEEN_FILES,
-            "--anchors ANCHORS --candidates CANDIDATES --k 300 --both --k-reverse 60 --relative-margin 0.1 "
-            "--out ANOTHER_FOLDER",
+            "--anchors ANCHORS --candidates CANDIDATES --k 300 --both --k-reverse 60 --text-image-index INDEX "
+            "--captions CAPTIONS --skip 0 --max-score 0.0 --out ANOTHER_FOLDER",
         ),
     ],
 )
