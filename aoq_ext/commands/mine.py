@@ -60,9 +60,11 @@ def _run_parser() -> argparse.ArgumentParser:
     parser = make_parser("mine", f"List the hardest negatives of a training set, as a trained model sees it. {_AGAIN}")
     parser.add_argument("--run", type=Path, required=True, help="the folder of a training run")
     parser.add_argument("--root", type=folder, help="where its data is now (as trained)")
-    parser.add_argument("--k-text", dest="k", type=positive, default=300, help="texts listed for each image (300)")
     parser.add_argument(
-        "--k-image", dest="k_reverse", type=positive, default=60, help="images listed for each text (60)"
+        "--k-text", dest="k", metavar="K", type=positive, default=300, help="texts listed for each image (300)"
+    )
+    parser.add_argument(
+        "--k-image", dest="k_reverse", metavar="K", type=positive, default=60, help="images listed for each text (60)"
     )
     parser.add_argument(
         "--repeated-captions",

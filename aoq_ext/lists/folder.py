@@ -34,7 +34,8 @@ def check_out(given: str | os.PathLike[str], name: str = "out") -> Path:
 def check_out_of_files(out: str | os.PathLike[str], inputs: Mapping[str, object]) -> Path:
     """The folder that is mined into between files; ``inputs`` are what `mine_to_files` was given, by name."""
     folder = check_out(out)
-    replaced = [folder / file for file in FILES.values() if (folder / file).exists()]
+    written = [file for name, file in FILES.items() if name != "text_image"]
+    replaced = [folder / file for file in written if (folder / file).exists()]
     for name, given in inputs.items():
         path = embeddings_file(given)
         if path is not None and path.exists() and any(path.samefile(file) for file in replaced):
@@ -44,7 +45,7 @@ def check_out_of_files(out: str | os.PathLike[str], inputs: Mapping[str, object]
         others = (
             [path.name for path in shards.iterdir() if not _OF_SHARDS.fullmatch(path.name)] if shards.is_dir() else []
         )
-        _check_unclaimed(folder, [*FILES.values(), *(f"{SHARDS}/{file}" for file in others)], "out")
+        _check_unclaimed(folder, [*written, *(f"{SHARDS}/{file}" for file in others)], "out")
     return folder
 
 

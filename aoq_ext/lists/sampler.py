@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .._files import expanded
 from .._scalars import as_int
 from .._sources import read_integers
 from .._validation import as_int64, check_integers, shape_of
@@ -128,9 +127,11 @@ class OfflineNegativeSampler:
         path: str | Path,
         text_image_index: Tensor | NDArray[Any] | None = None,  # (M,)
         *,
+        top_texts: int = 300,
+        top_images: int = 60,
+        seed: int = 0,
         expected_fingerprint: str | None = None,
         verify: bool = True,
-        **options: Any,
     ) -> OfflineNegativeSampler:
         """The lists that ``aoq mine`` wrote, memory-mapped: a draw reads what it needs. Needs numpy.
 
@@ -139,14 +140,13 @@ class OfflineNegativeSampler:
             text_image_index: the image of each text; may be left out where the folder has it (mined with a run).
             expected_fingerprint: of the data set or of the embeddings; see `check`.
             verify: read the files once and refuse them if they are not what was written.
-            options: ``top_texts``, ``top_images`` and ``seed``.
 
         Raises:
             ValueError: the folder is incomplete or damaged, or holds lists of something else.
             FileNotFoundError: the manifest or a file of lists is missing.
         """
-        lists = MinedLists.load(expanded(Path(path)).resolve(), checksums=verify)
-        sampler = cls.from_lists(lists, text_image_index, **options)
+        lists = MinedLists.load(path, checksums=verify)
+        sampler = cls.from_lists(lists, text_image_index, top_texts=top_texts, top_images=top_images, seed=seed)
         if expected_fingerprint is not None:
             sampler.check(expected_fingerprint)
         return sampler
@@ -158,7 +158,7 @@ class OfflineNegativeSampler:
         text_image_index: Tensor | NDArray[Any] | None = None,  # (M,)
         **options: Any,
     ) -> OfflineNegativeSampler:
-        """As `from_folder`, of lists that are open already."""
+        """As `from_folder`, of lists that are open already; options: ``top_texts``, ``top_images`` and ``seed``."""
         index = lists.text_image if text_image_index is None else text_image_index
         if index is None:
             raise ValueError(f"text_image_index must be given, since {lists.folder} does not hold it, got None")
@@ -170,7 +170,7 @@ class OfflineNegativeSampler:
             mined_from=lists.mined_from,
             **options,
         )
-        sampler._folder = lists.folder
+        sampler._folder = None if lists.folder is None else lists.folder.resolve()
         return sampler
 
     def draw(

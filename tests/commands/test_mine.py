@@ -60,6 +60,17 @@ def test_files_in_files_out(files: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert np.array_equal(np.load("out/scores.npy"), expected.scores)
 
 
+def test_help_has_both_forms_and_each_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mine", "--help"]) == 0
+    both = capsys.readouterr().out
+    assert both.count("usage: aoq mine") == 2 and "--k-text" in both and "--k-reverse" in both
+    for form, own, other in (("--run", "--k-text", "--k-reverse"), ("--anchors", "--k-reverse", "--k-text")):
+        with pytest.raises(SystemExit):
+            cli.main(["mine", form, "x", "--help"])
+        said = capsys.readouterr().out
+        assert own in said and other not in said
+
+
 def test_every_option_reaches_the_miner(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("left.npy", np.arange(IMAGES) % 5)
     np.save("right.npy", np.arange(TEXTS) % 7)
