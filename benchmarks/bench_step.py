@@ -40,7 +40,7 @@ from run import environment
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary, read_rows
 from aoq_ext.data.image_rows import LazyRows
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import ALONE
 from aoq_ext.training import TrainConfig, load_config
 from aoq_ext.training.batches import Batch, PairBatches

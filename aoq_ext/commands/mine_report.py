@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aoq_ext._sources import Source
+from aoq_ext.lists import MinedLists as MinedFiles
+from aoq_ext.lists.manifest import MANIFEST
 from aoq_ext.mining.embeddings import Embeddings
-from aoq_ext.mining.files import MinedFiles
-from aoq_ext.mining.lists_folder import read_lists
-from aoq_ext.mining.manifest import MANIFEST
 from aoq_ext.mining.rules import positive_scores
 from aoq_ext.mining.statistics import MiningRecord, RankedLists
 from aoq_ext.report.mined import write_mining_report
@@ -65,7 +64,7 @@ def report_on_files(
     if arguments.get("anchor_labels") is not None:
         excluded.append(_REPEATED)
     data = MiningRecord(
-        title=f"Hard negatives of {mined.folder.name}",
+        title=f"Hard negatives of {(mined.folder or path).name}",
         texts=of_images,
         text_count=(anchors if swapped else candidates).shape[0],
         images=of_texts,
@@ -169,10 +168,6 @@ def open_earlier(folder: Path, images: int, texts: int, sides: str | None = None
 
 
 def _open_earlier(folder: Path, manifest: Any, swapped: bool) -> Earlier:
-    if "problem" in manifest:
-        mined = MinedFiles.load(folder)
-        lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
-        return lists[::-1] if swapped else lists
-    arrays = read_lists(folder)[1]
-    texts, images = (RankedLists(arrays[f"{name}s"], arrays.get(f"{name}_scores")) for name in ("text", "image"))
-    return texts, images
+    mined = MinedFiles.load(folder)
+    lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
+    return lists[::-1] if mined.problem["rows"] == "texts" else lists

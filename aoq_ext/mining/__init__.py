@@ -1,16 +1,31 @@
-"""Hard negatives over a whole training set, exactly: found, kept in files, and drawn for training."""
+"""Hard negatives over a whole training set, exactly; `aoq_ext.lists` keeps them in files and draws from these."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .._sources import open_embeddings
 from .api import HardNegatives, mine_hard_negatives
 from .captions import caption_labels
-from .files import MinedFiles, mine_to_files
-from .lists_folder import MinedFrom, fingerprint_embeddings
-from .sampler import OfflineNegatives, OfflineNegativeSampler, StaleNegativesWarning
+
+if TYPE_CHECKING:
+    from ..lists import (
+        MinedFiles,
+        MinedFrom,
+        MinedLists,
+        OfflineNegatives,
+        OfflineNegativeSampler,
+        StaleNegativesWarning,
+        fingerprint_embeddings,
+        mine_to_files,
+    )
 
 __all__ = [
     "HardNegatives",
     "MinedFiles",
     "MinedFrom",
+    "MinedLists",
     "OfflineNegativeSampler",
     "OfflineNegatives",
     "StaleNegativesWarning",
@@ -20,3 +35,10 @@ __all__ = [
     "mine_to_files",
     "open_embeddings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of `aoq_ext.lists`, which builds on this package and so is imported only when they are asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("aoq_ext.lists"), name)

@@ -18,12 +18,12 @@ from torch import Tensor
 from .._sources import check_sources, open_embeddings
 from ..parallel import joined
 from . import keys
-from .devices import checked_device
+from .devices import checked_device, device_of
 from .engine import OnTile, mine_rows
 from .plan import make_plan
-from .rules import NegativeRules
+from .rules import MiningRules
 from .shared import make_shared_task, mine_shared
-from .task import Ids, Labels, MiningTask, make_task
+from .task import GivenSide, Ids, Labels, MiningTask, make_task
 
 if TYPE_CHECKING:
     from .._sources import EmbeddingsLike
@@ -131,35 +131,31 @@ def mine_hard_negatives(
                 [0],
                 [1]])
     """
-    if direction not in ("anchors", "both"):
-        raise ValueError(f"direction must be 'anchors' or 'both', got {direction!r}")
-    if k_reverse is not None and direction != "both":
-        raise ValueError(f"k_reverse must come with direction='both', got {k_reverse} with {direction!r}")
-    rows, columns = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
-    check_sources(rows, columns)
-    rules = NegativeRules(skip, margin, relative_margin, max_score)
-    if direction == "both" and k_reverse is None:
-        k_reverse = k
-    given = (anchor_ids, candidate_ids, anchor_labels, candidate_labels)
-    where = checked_device(device) if device is not None else device_of(anchors)
+    rules = MiningRules.given(
+        direction, k, k_reverse, skip=skip, margin=margin, relative_margin=relative_margin, max_score=max_score
+    )
+    sources = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
+    check_sources(*sources)
+    given = (GivenSide(sources[0], anchor_ids, anchor_labels), GivenSide(sources[1], candidate_ids, candidate_labels))
+    where = checked_device(device) if device is not None else device_of(sources[0])
     if distributed and not (processes := joined()).alone:
-        shared = make_shared_task(processes, rows, columns, k, k_reverse, *given, rules)
+        shared = make_shared_task(processes, *given, rules)
         task = shared.task
         found, reverse = mine_shared(shared, memory_limit, where, on_tile)
-        lists = UnpackedLists(task.k, len(task.anchors), device_of(anchors))
+        lists = UnpackedLists(rules.k, len(task.anchors), device_of(sources[0]))
         lists.fill(task, 0, found)
     else:
-        task = make_task(rows, columns, k, k_reverse, *given, rules)
+        task = make_task(*given, rules)
         plan = make_plan(task, memory_limit, where)
         depth = task.depth_reverse
         reverse = None if depth is None else keys.no_keys(len(task.candidates), depth, where)
-        lists = UnpackedLists(task.k, len(task.anchors), device_of(anchors))
+        lists = UnpackedLists(rules.k, len(task.anchors), device_of(sources[0]))
         for start in range(0, len(task.anchors), plan.resident_rows):
             stop = min(start + plan.resident_rows, len(task.anchors))
             lists.fill(task, start, mine_rows(task, start, stop, plan, where, reverse, on_tile))
     backward = None
-    if reverse is not None and task.k_reverse is not None:
-        others = UnpackedLists(task.k_reverse, len(task.candidates), device_of(candidates))
+    if reverse is not None and rules.k_reverse is not None:
+        others = UnpackedLists(rules.k_reverse, len(task.candidates), device_of(sources[1]))
         others.fill(task, 0, reverse)
         backward = HardNegatives(others.indices, others.scores)
     return HardNegatives(lists.indices, lists.scores, backward)
@@ -180,8 +176,3 @@ class UnpackedLists:
             some = found[start : start + step]
             part = slice(first + start, first + start + len(some))
             self.indices[part], self.scores[part] = task.lists(some, k)
-
-
-def device_of(embeddings: EmbeddingsLike) -> torch.device:
-    """Where they are; the CPU for files."""
-    return embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")

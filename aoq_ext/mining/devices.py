@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .._sources import Source, TensorSource
+
 
 def checked_device(device: torch.device | str) -> torch.device:
     """The CPU, or a CUDA device that is there."""
@@ -18,3 +20,8 @@ def checked_device(device: torch.device | str) -> torch.device:
         there = f"with {count} GPU{'' if count == 1 else 's'}" if count else "where torch sees no GPU"
         raise ValueError(f"device must be {expected}, got {str(found)!r} {there}")
     return found
+
+
+def device_of(source: Source) -> torch.device:
+    """Where the rows are; the CPU for files and arrays."""
+    return source.tensor.device if isinstance(source, TensorSource) else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Which candidates may be an anchor's negatives, beyond those that belong to it: a window of ranks, and score caps.
+"""How many negatives are listed, and which candidates may be any beyond those that belong to the anchor.
 
 Every rule is applied before the selection, so that k negatives are found wherever k exist.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,14 @@ _ELEMENTS_AT_A_TIME = 1 << 22
 
 
 @dataclass(frozen=True)
-class NegativeRules:
-    """With s the score of a negative of an anchor, and p the highest score of the candidates that have the anchor's id:
+class MiningRules:
+    """All that decides the lists beside the embeddings and what belongs together; it goes as one value to the manifest.
+
+    With s the score of a negative of an anchor, and p the highest score of the candidates that have the anchor's id:
 
     Attributes:
+        k: candidates listed for each anchor.
+        k_reverse: anchors listed for each candidate; None: one direction alone.
         skip: the list begins at rank ``skip`` + 1, its k entries end at rank ``skip`` + k; ranks count what the other
             rules leave.
         margin: s ≤ p − margin. Negative margins allow negatives above the anchor's own.
@@ -33,20 +38,38 @@ class NegativeRules:
     An anchor without candidates of its own has no p; the two margins do not bind it. Computed in float64.
     """
 
+    k: int
+    k_reverse: int | None = None
     skip: int = 0
     margin: float | None = None
     relative_margin: float | None = None
     max_score: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "skip", as_int("skip", self.skip))
-        if self.skip < 0:
-            raise ValueError(f"skip must be at least 0, got {self.skip}")
+        for name, least in (("k", 1), ("k_reverse", 1), ("skip", 0)):
+            if (given := getattr(self, name)) is None and name == "k_reverse":
+                continue
+            object.__setattr__(self, name, as_int(name, given))
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {given}")
         for name in ("margin", "relative_margin", "max_score"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, as_float(name, getattr(self, name)))
         if self.relative_margin is not None and self.relative_margin < 0:
             raise ValueError(f"relative_margin must be at least 0, got {self.relative_margin}")
+
+    @classmethod
+    def given(cls, direction: str, k: int, k_reverse: int | None, **others: Any) -> MiningRules:
+        """Of arguments: ``k_reverse`` is ``k`` by default where both directions are mined."""
+        if direction not in ("anchors", "both"):
+            raise ValueError(f"direction must be 'anchors' or 'both', got {direction!r}")
+        if k_reverse is not None and direction != "both":
+            raise ValueError(f"k_reverse must come with direction='both', got {k_reverse} with {direction!r}")
+        return cls(k, k if direction == "both" and k_reverse is None else k_reverse, **others)
+
+    def values(self) -> dict[str, Any]:
+        """The rules by name, without what a subclass adds."""
+        return {field.name: getattr(self, field.name) for field in fields(MiningRules)}
 
     @property
     def needs_positives(self) -> bool:

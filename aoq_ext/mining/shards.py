@@ -7,25 +7,25 @@ it is listed, with size and sha256, in ``listed-RANK.json``; each rank writes a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._files import remove_temporaries, visible, write_atomically, write_bytes_atomically
+from .._arrays import is_intact, write_array
+from .._files import remove_temporaries, visible, write_bytes_atomically
 from .._sources import NpyFile
 from . import keys
-from .manifest import data_of, hash_file
 from .task import MiningTask
 
 SHARDS = "shards"
+REVERSE_BUFFER = "reverse"  # a file that is unnamed as soon as it is mapped
 
 _WORK = 1 << 38  # multiply-adds in a shard: some ten seconds of a small CPU
 _LEAST_ROWS = 4096  # each shard reads all candidates, so it should be worth it
@@ -151,7 +151,7 @@ def reverse_buffer(task: MiningTask, folder: Path, memory_limit: int) -> Tensor 
     shape, amount = (len(task.candidates), task.depth_reverse), reverse_bytes(task)
     if amount <= memory_limit // 4:
         return torch.empty(shape, dtype=torch.int64, device="cpu")
-    descriptor, path = tempfile.mkstemp(prefix=".reverse.", suffix=".tmp", dir=folder)
+    descriptor, path = tempfile.mkstemp(prefix=f".{REVERSE_BUFFER}.", suffix=".tmp", dir=folder)
     try:
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a fatal signal in a mapping
             os.posix_fallocate(descriptor, 0, amount)
@@ -163,54 +163,6 @@ def reverse_buffer(task: MiningTask, folder: Path, memory_limit: int) -> Tensor 
     finally:
         os.close(descriptor)
         os.unlink(path)
-
-
-def write_array(path: Path, shape: tuple[int, ...], descr: str, blocks: Iterable[Tensor]) -> dict[str, Any]:
-    """A ``.npy`` file of rows that come in blocks; returns what a manifest says of it."""
-    entry: dict[str, Any] = {}
-
-    def fill(file: BinaryIO) -> None:
-        writer = ArrayWriter(file, shape, descr)
-        for block in blocks:
-            writer.write(block)
-        entry.update(writer.describe(path))
-
-    write_atomically(path, fill)
-    return entry
-
-
-class ArrayWriter:
-    """A ``.npy`` file that is written, and hashed, block by block."""
-
-    def __init__(self, file: BinaryIO, shape: tuple[int, ...], descr: str) -> None:
-        import numpy as np
-
-        self._file, self._digest, self._size = file, hashlib.sha256(), 0
-        self._shape, self._descr = tuple(shape), descr
-        header = {"descr": descr, "fortran_order": False, "shape": self._shape}
-        np.lib.format.write_array_header_1_0(self, header)  # type: ignore[arg-type]
-
-    def write(self, data: bytes | Tensor) -> None:
-        """Bytes, or rows of the array's dtype."""
-        content = data_of(data) if isinstance(data, Tensor) else memoryview(data)
-        self._file.write(content)
-        self._digest.update(content)
-        self._size += len(content)
-
-    def describe(self, path: Path) -> dict[str, Any]:
-        return {
-            "file": path.name,
-            "shape": list(self._shape),
-            "dtype": self._descr,
-            "size": self._size,
-            "sha256": self._digest.hexdigest(),
-        }
-
-
-def is_intact(folder: Path, entry: dict[str, Any]) -> bool:
-    """Whether a file has the size and the content that its entry says."""
-    path = folder / entry["file"]
-    return path.is_file() and bool(path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"])
 
 
 def _read_list(path: Path) -> dict[str, Any]:

@@ -17,14 +17,14 @@ from torch import Tensor
 from aoq_ext.parallel import Processes
 from aoq_ext.parallel.tensors import exchange_device, gather_equal, reduce_over_ranks, send_to_all
 
-from .._sources import Source, TensorSource, check_all_finite
+from .._sources import TensorSource, check_all_finite
 from . import keys
 from .embeddings import Embeddings
 from .engine import OnTile, mine_side
 from .plan import make_plan
-from .rules import NegativeRules, no_positives, positive_scores
+from .rules import MiningRules, no_positives, positive_scores
 from .side import Ragged
-from .task import Ids, Labels, MiningTask, check_numbers, check_scores_fit, make_sides
+from .task import GivenSide, MiningTask, check_scores_fit, make_sides
 
 _POSITIVE_BLOCK = 1 << 26  # bytes of candidates that go round at a time
 
@@ -71,44 +71,30 @@ class _Part:
 
 def make_shared_task(
     processes: Processes,
-    anchors: Source,  # (N, D), rows of this rank
-    candidates: Source,  # (M, D), rows of this rank
-    k: int,
-    k_reverse: int | None,
-    anchor_ids: Ids | None,
-    candidate_ids: Ids | None,
-    anchor_labels: Labels | None,
-    candidate_labels: Labels | None,
-    rules: NegativeRules,
+    anchors: GivenSide,  # N rows of this rank
+    candidates: GivenSide,  # M rows of this rank
+    rules: MiningRules,
 ) -> SharedTask:
     """As `aoq_ext.mining.task.make_task`; every rank raises where one does."""
+    sides: list[Embeddings] = []
 
-    def describe() -> tuple[_Part, Embeddings, Embeddings]:
-        numbers = check_numbers(k, k_reverse, rules, anchor_ids)
-        rows, columns = make_sides(anchors, candidates, anchor_ids, candidate_ids, anchor_labels, candidate_labels)
+    def describe() -> _Part:
+        sides.extend(make_sides(anchors, candidates, rules))
         settings: dict[str, object] = {
-            "k": numbers[0],
-            "k_reverse": numbers[1],
-            "the rules": rules,
-            "the width D": rows.width,
-            "the dtype": anchors.dtype,
-            "whether there are ids": rows.ids is not None,
-            "whether there are labels": rows.labels is not None,
+            **rules.values(),
+            "the width D": anchors.source.shape[1],
+            "the dtype": anchors.source.dtype,
+            "whether there are ids": anchors.ids is not None,
+            "whether there are labels": anchors.labels is not None,
         }
-        norms = check_all_finite("anchors", anchors), check_all_finite("candidates", candidates)
-        labels = None if columns.labels is None else columns.labels.tensors()
-        part = _Part(settings, len(rows), norms[0], len(columns), norms[1], columns.ids, labels)
-        return part, rows, columns
+        norms = [
+            check_all_finite(name, side.source) for name, side in (("anchors", anchors), ("candidates", candidates))
+        ]
+        labels = None if sides[1].labels is None else sides[1].labels.tensors()
+        return _Part(settings, len(sides[0]), norms[0], len(sides[1]), norms[1], sides[1].ids, labels)
 
-    rows, columns = None, None
-
-    def work() -> _Part:
-        nonlocal rows, columns
-        part, rows, columns = describe()
-        return part
-
-    parts = processes.meet("checking the arguments", work)
-    assert rows is not None and columns is not None
+    parts = processes.meet("checking the arguments", describe)
+    rows, columns = sides
     for rank, part in enumerate(parts):
         for name, value in part.settings.items():
             if value != parts[0].settings[name]:
@@ -120,16 +106,16 @@ def make_shared_task(
     everyone, first = [], 0
     for rank, part in enumerate(parts):
         own = rank == processes.rank
-        source = columns.source if own else _Absent((part.candidates, columns.width), candidates.dtype)
+        source = columns.source if own else _Absent((part.candidates, columns.width), candidates.source.dtype)
         labels = None if part.labels is None else Ragged(*part.labels)
         everyone.append(Embeddings(source, part.ids, labels, first=first))
         first += part.candidates
     rows = replace(rows, first=sum(part.anchors for part in parts[: processes.rank]))
     all_anchors = sum(part.anchors for part in parts)
     columns = everyone[processes.rank]
-    task = MiningTask(rows, columns, int(k), k_reverse and int(k_reverse), rules.skip, all_anchors, first)
+    task = MiningTask(rows, columns, rules, all_anchors, first)
     shared = SharedTask(task, everyone, processes)
-    return _with_caps(shared, rules) if rules.has_caps else shared
+    return _with_caps(shared) if rules.has_caps else shared
 
 
 def mine_shared(
@@ -176,9 +162,9 @@ def _everyones(keys: Tensor) -> Tensor:  # (m, k) -> (W, m, k)
     return gather_equal(keys.to(exchange_device(keys.device))).to(keys.device)
 
 
-def _with_caps(shared: SharedTask, rules: NegativeRules) -> SharedTask:
+def _with_caps(shared: SharedTask) -> SharedTask:
     """The task with the caps of every anchor and candidate."""
-    task = shared.task
+    task, rules = shared.task, shared.task.rules
     row_best = no_positives(len(task.anchors))
     column_best = [no_positives(len(candidates)) for candidates in shared.everyone]
     if rules.needs_positives:

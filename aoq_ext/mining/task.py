@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Union
 import torch
 from torch import Tensor
 
-from .._scalars import as_int
 from .._sources import Source, check_all_finite, read_integers
 from .._validation import INTEGER_DTYPES, as_int64, check_integers, check_tensor, dtype_of, shape_of
 from . import keys
 from .embeddings import Embeddings
-from .rules import NegativeRules, no_positives, positive_scores
+from .rules import MiningRules, no_positives, positive_scores
 from .side import Ragged
 
 if TYPE_CHECKING:
@@ -26,94 +25,71 @@ Ids = Union[Tensor, "NDArray[Any]"]
 
 
 @dataclass(frozen=True)
+class GivenSide:
+    """All anchors, or all candidates, with what decides which pairs belong together, as the caller gave it."""
+
+    source: Source  # (rows, D)
+    ids: Ids | None = None  # (rows,)
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True)
 class MiningTask:
     """Lists of k negatives for every anchor, and of k_reverse for every candidate where that direction is wanted."""
 
     anchors: Embeddings
     candidates: Embeddings
-    k: int
-    k_reverse: int | None
-    skip: int  # the hardest that are left out of every list
+    rules: MiningRules
     all_anchors: int | None = None  # where other processes hold some: how many there are
     all_candidates: int | None = None
 
     @property
     def depth(self) -> int:
         """Keys that are kept for an anchor."""
-        return max(1, min(self.k + self.skip, self.all_candidates or len(self.candidates)))
+        return max(1, min(self.rules.k + self.rules.skip, self.all_candidates or len(self.candidates)))
 
     @property
     def depth_reverse(self) -> int | None:
         """Keys that are kept for a candidate."""
-        if self.k_reverse is None:
+        if self.rules.k_reverse is None:
             return None
-        return max(1, min(self.k_reverse + self.skip, self.all_anchors or len(self.anchors)))
+        return max(1, min(self.rules.k_reverse + self.rules.skip, self.all_anchors or len(self.anchors)))
 
     def lists(self, found: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Indices (n, k) int64 and scores (n, k) float32 of keys (n, depth)."""
-        window = found[:, self.skip : self.skip + k]
+        window = found[:, self.rules.skip : self.rules.skip + k]
         padded = torch.nn.functional.pad(window, (0, k - window.shape[1]), value=keys.NO_KEY)
         return keys.unpack(padded)
 
 
-def make_task(
-    anchors: Source,  # (N, D)
-    candidates: Source,  # (M, D)
-    k: int,
-    k_reverse: int | None,
-    anchor_ids: Ids | None,  # (N,)
-    candidate_ids: Ids | None,  # (M,)
-    anchor_labels: Labels | None,
-    candidate_labels: Labels | None,
-    rules: NegativeRules,
-) -> MiningTask:
+def make_task(anchors: GivenSide, candidates: GivenSide, rules: MiningRules) -> MiningTask:
     """Check that the parts fit each other, read every embedding once, and settle the caps.
 
     Sources have the same dtype; see `mine_hard_negatives` for the arguments and the errors.
     """
-    k, k_reverse = check_numbers(k, k_reverse, rules, anchor_ids)
-    rows, columns = make_sides(anchors, candidates, anchor_ids, candidate_ids, anchor_labels, candidate_labels)
-    check_scores_fit(check_all_finite("anchors", anchors), check_all_finite("candidates", candidates))
+    rows, columns = make_sides(anchors, candidates, rules)
+    check_scores_fit(check_all_finite("anchors", anchors.source), check_all_finite("candidates", candidates.source))
     if rules.has_caps:
         unbound = [no_positives(len(side)) for side in (rows, columns)]
         p_rows, p_columns = positive_scores(rows, columns) if rules.needs_positives else unbound
         rows, columns = rows.with_caps(rules.caps(p_rows)), columns.with_caps(rules.caps(p_columns))
-    return MiningTask(rows, columns, k, k_reverse, rules.skip)
+    return MiningTask(rows, columns, rules)
 
 
-def check_numbers(k: int, k_reverse: int | None, rules: NegativeRules, anchor_ids: object) -> tuple[int, int | None]:
-    """k and k_reverse."""
-    k, k_reverse = as_int("k", k), None if k_reverse is None else as_int("k_reverse", k_reverse)
-    for name, value in (("k", k), ("k_reverse", k_reverse)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if rules.needs_positives and anchor_ids is None:
-        raise TypeError("anchor_ids must be given with margin or relative_margin, got None: they name the positives")
-    return k, k_reverse
-
-
-def make_sides(
-    anchors: Source,  # (N, D)
-    candidates: Source,  # (M, D)
-    anchor_ids: Ids | None,  # (N,)
-    candidate_ids: Ids | None,  # (M,)
-    anchor_labels: Labels | None,
-    candidate_labels: Labels | None,
-) -> tuple[Embeddings, Embeddings]:
+def make_sides(anchors: GivenSide, candidates: GivenSide, rules: MiningRules) -> tuple[Embeddings, Embeddings]:
     """Both sides, without caps; what is known of their rows is checked, the rows themselves are not read."""
-    _check_both("anchor_ids", anchor_ids, "candidate_ids", candidate_ids)
-    _check_both("anchor_labels", anchor_labels, "candidate_labels", candidate_labels)
+    if rules.needs_positives and anchors.ids is None:
+        raise TypeError("anchor_ids must be given with margin or relative_margin, got None: they name the positives")
+    _check_both("anchor_ids", anchors.ids, "candidate_ids", candidates.ids)
+    _check_both("anchor_labels", anchors.labels, "candidate_labels", candidates.labels)
     sides = []
-    for name, source, ids, labels in (
-        ("anchor", anchors, anchor_ids, anchor_labels),
-        ("candidate", candidates, candidate_ids, candidate_labels),
-    ):
-        count = source.shape[0]
+    for name, side in (("anchor", anchors), ("candidate", candidates)):
+        count = side.source.shape[0]
         if count > keys.MOST_INDEX:
             raise ValueError(f"{name}s must have at most {keys.MOST_INDEX} rows, got {count}")
-        own = None if ids is None else _ids(f"{name}_ids", ids, count, f"{name}s")
-        ragged = None if labels is None else _ragged(f"{name}_labels", labels, count)
-        sides.append(Embeddings(source, own, ragged))
+        ids = None if side.ids is None else _ids(f"{name}_ids", side.ids, count, f"{name}s")
+        labels = None if side.labels is None else _ragged(f"{name}_labels", side.labels, count)
+        sides.append(Embeddings(side.source, ids, labels))
     return sides[0], sides[1]
 
 

@@ -18,7 +18,7 @@ from aoq_ext._machine import available_cores
 from aoq_ext.data import DataError, ImageRows
 from aoq_ext.data.image_rows import is_in_memory
 from aoq_ext.data.reading import RowReader, Unread, end_with_parent
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import Processes
 from aoq_ext.training import streams
 from aoq_ext.training.batches import Indices, PairBatches

@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aoq_ext._files import visible
 from aoq_ext._scalars import as_int
-from aoq_ext.mining import mine_hard_negatives, mine_to_files
+from aoq_ext.lists import MinedFrom, fingerprint_embeddings, mine_to_files
+from aoq_ext.lists.manifest import MANIFEST, EarlierFormat, Manifest, OtherProblem
+from aoq_ext.mining import mine_hard_negatives
 from aoq_ext.mining.captions import token_labels
-from aoq_ext.mining.lists_folder import fingerprint_embeddings
-from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
+from aoq_ext.mining.rules import MiningRules
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError
 from aoq_ext.training.encode import EncodedSplit
@@ -33,32 +35,27 @@ if TYPE_CHECKING:
 
 ALL_PAIRS = 1 << 20
 UNFINISHED = "unfinished"  # work, in the folder of the lists
-_RULES = ("skip", "margin", "relative_margin", "max_score")
+_RERANK = 4
 _Lists = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class MiningOptions:
-    """What may be a negative, and how the work is done; as the arguments of `aoq_ext.mining.mine_to_files`."""
+class MiningOptions(MiningRules):
+    """What is listed, with images as the anchors and texts as the candidates, and how the work is done.
 
+    Lists longer than the data set allows are cut to it.
+    """
+
+    k: int = 300  # texts for each image
+    k_reverse: int | None = 60  # images for each text
     repeated_captions: bool = False  # whether a text that repeats a caption of an image may be its negative
-    skip: int = 0
-    margin: float | None = None
-    relative_margin: float | None = None
-    max_score: float | None = None
+    rerank: int | None = None  # see `mine_model`; None: the run's ``offline.rerank``
     memory_limit: int | None = None
     work: Path | None = None  # a folder that keeps what was done if the process is stopped; removed in the end
     on_progress: Callable[[MiningProgress], None] | None = None
 
 
-def mine_run(
-    run: str | Path | LoadedRun,
-    k_text: int = 300,
-    k_image: int = 60,
-    scores: bool = False,
-    options: MiningOptions | None = None,
-    rerank: int | None = None,
-) -> OfflineLists:
+def mine_run(run: str | Path | LoadedRun, k_text: int = 300, k_image: int = 60, **options: Any) -> OfflineLists:
     """The hardest negatives of the training set, both ways, as a run's best weights see it.
 
     Images of one group, and the captions of those images, are never each other's negatives; nor is, unless the options
@@ -68,166 +65,150 @@ def mine_run(
         run: a run's folder, or the run itself.
         k_text: texts listed for each image; lists longer than the data set allows are cut to it.
         k_image: images listed for each text.
-        scores: keep the scores as well.
-        options: further rules, and where the work is kept.
-        rerank: see `mine_model`; by default the run's ``offline.rerank``.
+        options: other fields of `MiningOptions`: further rules, and where the work is kept.
     """
-    loaded = run if isinstance(run, LoadedRun) else load_run(run)
-    data = load_split(loaded.config.data, loaded.config.data.train_split)
-    pairs = EncodedPairs(data, loaded.vocabulary)
-    rerank = loaded.config.offline.rerank if rerank is None else rerank
-    return mine_model(
-        loaded.model, pairs, k_text, k_image, scores, str(loaded.folder), loaded.epoch, options, rerank=rerank
-    )
+    return _mine_loaded(run if isinstance(run, LoadedRun) else load_run(run), MiningOptions(k_text, k_image, **options))
 
 
-def mine_into(
-    folder: Path,
-    run: LoadedRun,
-    k_text: int,
-    k_image: int,
-    scores: bool = False,
-    options: MiningOptions | None = None,
-    rerank: int | None = None,
-) -> OfflineLists:
+def mine_into(folder: Path, run: LoadedRun, options: MiningOptions) -> OfflineLists:
     """`mine_run` into a folder, which keeps what was done until the lists are there: the same call goes on where it
     was stopped, and begins anew for other weights or rules."""
-    work = folder / UNFINISHED
-    arguments = (run, k_text, k_image, scores, replace(options or MiningOptions(), work=work), rerank)
+    options = replace(options, work=folder / UNFINISHED)
     try:
-        lists = mine_run(*arguments)
-    except OtherProblem:
-        shutil.rmtree(work)
-        lists = mine_run(*arguments)
+        lists = _mine_loaded(run, options)
+    except (OtherProblem, EarlierFormat):
+        drop_work(folder)
+        lists = _mine_loaded(run, options)
     lists.save(folder)
-    shutil.rmtree(work, ignore_errors=True)
+    drop_work(folder)
     return OfflineLists.load(folder)  # from where they stay
+
+
+def check_work(folder: Path) -> None:
+    """Refuse a folder of lists whose work is not ours: that is removed in the end."""
+    work = folder / UNFINISHED
+    if work.is_dir() and not (work / MANIFEST).exists() and visible(work, "*"):
+        raise FileExistsError(f"out must not hold files of others, got {work} without {MANIFEST}")
+
+
+def drop_work(folder: Path) -> None:
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def _mine_loaded(run: LoadedRun, options: MiningOptions) -> OfflineLists:
+    data = load_split(run.config.data, run.config.data.train_split)
+    pairs = EncodedPairs(data, run.vocabulary)
+    return mine_model(run.model, pairs, _of_run(run, options), str(run.folder), run.epoch)
+
+
+def problem_of_run(run: LoadedRun, options: MiningOptions) -> dict[str, Any]:
+    """What the manifest of `mine_into` will say that the lists are decided by."""
+    data = load_split(run.config.data, run.config.data.train_split)
+    return _problem(run.model, data, _settled(run.model, data, _of_run(run, options)))
+
+
+def _of_run(run: LoadedRun, options: MiningOptions) -> MiningOptions:
+    return replace(options, rerank=run.config.offline.rerank) if options.rerank is None else options
 
 
 def mine_model(
     model: Model,
     pairs: EncodedPairs,
-    k_text: int = 300,
-    k_image: int = 60,
-    scores: bool = False,
+    options: MiningOptions | None = None,
     run: str | None = None,
     epoch: int | None = None,
-    options: MiningOptions | None = None,
     processes: Processes = ALONE,
-    rerank: int = 4,
 ) -> OfflineLists:
     """See `mine_run`; ``run`` and ``epoch`` say in the lists where the weights come from.
 
     A model that matches by scores is too slow to score every pair. ``rerank`` times as many candidates as are wanted
-    are found by the mean of its features, exactly; these it scores, and the hardest are taken: what the mean ranks
-    lower is not seen. Of no more than ``ALL_PAIRS`` pairs every one is scored, and the lists are exact.
+    (4 times by default) are found by the mean of its features, exactly; these it scores, and the hardest are taken:
+    what the mean ranks lower is not seen. Of no more than ``ALL_PAIRS`` pairs every one is scored, and the lists are
+    exact.
 
     ``processes``, which all call this with the same weights, share the work, and each gets all lists.
     """
-    data, options, rerank = pairs.data, options or MiningOptions(), as_int("rerank", rerank)
-    k_text, k_image = as_int("k_text", k_text), as_int("k_image", k_image)
-    k_text, k_image = min(k_text, len(pairs.tokens)), min(k_image, len(data.images))
+    data = pairs.data
+    options = _settled(model, data, options or MiningOptions())
     embeddings = None
     if model.embeds:
         images, texts = EncodedSplit.of(model, pairs, processes, options.work).vectors()  # (N, D), (M, D)
         embeddings = fingerprint_embeddings(images, texts)
-        found = _mine(pairs, images, texts, k_text, k_image, options, processes)
+        found = _mine(pairs, images, texts, options, processes)
     else:
-        found = _mine_by_scores(model, pairs, k_text, k_image, options, processes, rerank)
+        found = _mine_by_scores(model, pairs, options, processes)
+    problem = _problem(model, data, options)
     return OfflineLists(
-        texts=found[0].astype(np.int32, copy=False),
-        images=found[2].astype(np.int32, copy=False),
-        data_fingerprint=fingerprint_data(data),
-        weights_fingerprint=fingerprint_weights(model.state_dict()),
-        text_scores=found[1] if scores else None,
-        image_scores=found[3] if scores else None,
+        Manifest(problem, MinedFrom(run, epoch, problem["weights"], embeddings)),
+        indices=found[0].astype(np.int32, copy=False),
+        scores=found[1],
+        reverse_indices=found[2].astype(np.int32, copy=False),
+        reverse_scores=found[3],
         text_image=pairs.caption_image,
-        embeddings_fingerprint=embeddings,
-        run=run,
-        epoch=epoch,
-        rules=rules_of(model, pairs.data, k_text, k_image, options, rerank),
     )
 
 
-def rules_of(
-    model: Model,
-    data: ImageTextData,
-    k_text: int,
-    k_image: int,
-    options: MiningOptions,
-    rerank: int,
-) -> dict[str, Any]:
-    """All that decides the lists, beside the weights and the data."""
+def _settled(model: Model, data: ImageTextData, options: MiningOptions) -> MiningOptions:
+    """With lengths that the data set allows, and ``rerank`` where there is any."""
+    rerank = None
+    if not model.embeds:
+        rerank = _RERANK if options.rerank is None else as_int("rerank", options.rerank)
+    k_reverse = min(options.k_reverse or options.k, len(data.images))
+    return replace(options, k=min(options.k, len(data.captions)), k_reverse=k_reverse, rerank=rerank)
+
+
+def _problem(model: Model, data: ImageTextData, options: MiningOptions) -> dict[str, Any]:
+    """All that decides the lists."""
     return {
-        "k_text": min(k_text, len(data.captions)),
-        "k_image": min(k_image, len(data.images)),
-        **{name: getattr(options, name) for name in ("repeated_captions", *_RULES)},
-        "rerank": None if model.embeds else rerank,
+        "rows": "images",
+        "weights": fingerprint_weights(model.state_dict()),
+        "data": fingerprint_data(data),
+        **options.values(),
+        "repeated_captions": options.repeated_captions,
+        "rerank": options.rerank,
     }
 
 
-def _mine_by_scores(
-    model: Model,
-    pairs: EncodedPairs,
-    k_text: int,
-    k_image: int,
-    options: MiningOptions,
-    processes: Processes,
-    factor: int,
-) -> _Lists:
+def _mine_by_scores(model: Model, pairs: EncodedPairs, options: MiningOptions, processes: Processes) -> _Lists:
     for name in ("margin", "relative_margin", "max_score"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name}: expected none for a model that matches by scores, got {getattr(options, name)}")
     split = EncodedSplit.of(model, pairs, processes, options.work)
     images, texts = split.vectors(processes)
+    wanted = options.k, options.k_reverse or 1
     every = len(images) * len(texts) <= ALL_PAIRS
-    wide_text = len(texts) if every else min(len(texts), factor * (k_text + options.skip))
-    wide_image = len(images) if every else min(len(images), factor * (k_image + options.skip))
-    near = _mine(pairs, images, texts, wide_text, wide_image, replace(options, skip=0), processes)
+    wide = [
+        count if every else min(count, (options.rerank or 1) * (k + options.skip))
+        for count, k in zip((len(texts), len(images)), wanted, strict=True)
+    ]
+    near = _mine(pairs, images, texts, replace(options, k=wide[0], k_reverse=wide[1], skip=0), processes)
     listed = torch.from_numpy(near[0].astype(np.int32)), torch.from_numpy(near[2].astype(np.int32))
-    found = rerank_listed(split, listed, options.skip, (k_text, k_image), processes, options.work, options.on_progress)
+    found = rerank_listed(split, listed, options.skip, wanted, processes, options.work, options.on_progress)
     return tuple(part.numpy() for part in found)  # type: ignore[return-value]
 
 
-def _mine(
-    pairs: EncodedPairs,
-    images: Tensor,
-    texts: Tensor,
-    k_text: int,
-    k_image: int,
-    options: MiningOptions,
-    processes: Processes = ALONE,
-) -> _Lists:
-    """Texts (N, k_text) of each image, their scores, images (M, k_image) of each text, their scores."""
+def _mine(pairs: EncodedPairs, images: Tensor, texts: Tensor, options: MiningOptions, processes: Processes) -> _Lists:
+    """Texts (N, k) of each image, their scores, images (M, k_reverse) of each text, their scores."""
     text_image = torch.from_numpy(pairs.caption_image)
     image_groups = torch.from_numpy(pairs.data.group_ids)  # (N,)
-    arguments: dict[str, Any] = {name: getattr(options, name) for name in (*_RULES, "memory_limit")}
+    given: dict[str, Any] = {"anchor_ids": image_groups, "candidate_ids": image_groups[text_image]}
     if not options.repeated_captions:
         labels = token_labels(pairs.tokens, pairs.lengths, text_image, len(images))
-        arguments["candidate_labels"], arguments["anchor_labels"] = labels
-    groups = image_groups, image_groups[text_image]
+        given["candidate_labels"], given["anchor_labels"] = labels
+    how = {"direction": "both", "memory_limit": options.memory_limit, **options.values()}
     if options.work is not None:
-        mined = mine_to_files(
-            images, texts, options.work, k_text, *groups, direction="both", k_reverse=k_image,
-            on_progress=options.on_progress, **arguments,
-        )  # fmt: skip
-        assert mined.reverse_indices is not None and mined.reverse_scores is not None
-        return mined.indices, mined.scores, mined.reverse_indices, mined.reverse_scores
-    arguments |= {"direction": "both", "k_reverse": k_image, "device": images.device}
-    if processes.alone:
-        found = mine_hard_negatives(images, texts, k_text, *groups, **arguments)
-    else:
+        mined = mine_to_files(images, texts, options.work, **given, **how, on_progress=options.on_progress)
+        return mined.texts, mined.text_scores, mined.images, mined.image_scores
+    if not processes.alone:
         rows, columns = processes.share(len(images)), processes.share(len(texts))
-        for name, own in (("anchor_labels", rows), ("candidate_labels", columns)):
-            if name in arguments:
-                arguments[name] = _labels_of(arguments[name], own)
-        found = mine_hard_negatives(
-            images[rows], texts[columns], k_text, groups[0][rows], groups[1][columns], distributed=True, **arguments
-        )
+        images, texts, how["distributed"] = images[rows], texts[columns], True
+        for name, part in given.items():
+            own = rows if name.startswith("anchor") else columns
+            given[name] = _labels_of(part, own) if isinstance(part, tuple) else part[own]
+    found = mine_hard_negatives(images, texts, **given, **how, device=images.device)
     assert found.reverse is not None
     lists = (found.indices, found.scores, found.reverse.indices, found.reverse.scores)
-    everyones = tuple(processes.gather(part) for part in lists)
-    return tuple(part.cpu().numpy() for part in everyones)  # type: ignore[return-value]
+    return tuple(processes.gather(part).cpu().numpy() for part in lists)  # type: ignore[return-value]
 
 
 def _labels_of(labels: tuple[Tensor, Tensor], rows: slice) -> tuple[Tensor, Tensor]:

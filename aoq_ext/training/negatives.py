@@ -7,12 +7,12 @@ import shutil
 import time
 from typing import Any
 
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists import OfflineNegativeSampler
 from aoq_ext.parallel import Processes
 from aoq_ext.training import streams
 from aoq_ext.training.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from aoq_ext.training.config import ConfigError, TrainConfig, mined_at
-from aoq_ext.training.mining import mine_model
+from aoq_ext.training.mining import MiningOptions, mine_model
 from aoq_ext.training.model import Model
 from aoq_ext.training.offline import OfflineLists, fingerprint_weights
 from aoq_ext.training.pairs import EncodedPairs
@@ -107,17 +107,9 @@ class RunNegatives:
     def _mine(self, model: Model, epoch: int, progress: TrainingProgress) -> OfflineLists:
         """Mine, and leave the lists, and no others, in the run's folder; returns them memory-mapped."""
         progress.mining()
-        options, run = self.config.offline, str(self.files.folder)
-        lists = mine_model(
-            model,
-            self.pairs,
-            options.top_texts,
-            options.top_images,
-            run=run,
-            epoch=epoch,
-            processes=self.processes,
-            rerank=options.rerank,
-        )
+        offline = self.config.offline
+        options = MiningOptions(offline.top_texts, offline.top_images, rerank=offline.rerank)
+        lists = mine_model(model, self.pairs, options, str(self.files.folder), epoch, self.processes)
         self.processes.by_leader("writing the lists", lambda: self._replace(lists, epoch))
         return OfflineLists.load(self.files.mined_lists(epoch))
 
@@ -137,9 +129,16 @@ class RunNegatives:
 
     def _sampler(self, lists: OfflineLists) -> OfflineNegativeSampler:
         options = self.config.offline
-        return lists.sampler(
-            self.pairs.caption_image, options.top_texts, options.top_images, streams.sampler_seed(self.config.seed)
-        )
+        try:
+            return OfflineNegativeSampler.from_lists(
+                lists,
+                self.pairs.caption_image,
+                top_texts=options.top_texts,
+                top_images=options.top_images,
+                seed=streams.sampler_seed(self.config.seed),
+            )
+        except ValueError as error:
+            raise ConfigError(f"offline.lists: {error}") from error
 
     def _warn_if_stale(self, epoch: int) -> None:
         age = self.config.offline.stale_after

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ from rich.table import Table
 from aoq_ext._files import expanded, write_bytes_atomically
 from aoq_ext._scalars import check_list
 from aoq_ext.data.precomputed import splits_in
-from aoq_ext.mining.manifest import MANIFEST
+from aoq_ext.lists.manifest import MANIFEST
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
 from aoq_ext.training.evaluation import evaluate_folds
 from aoq_ext.training.history import History
 from aoq_ext.training.load import LoadedRun, load_run
-from aoq_ext.training.mining import UNFINISHED, MiningOptions, mine_into
+from aoq_ext.training.mining import MiningOptions, drop_work, mine_into
 from aoq_ext.training.offline import OfflineLists, fingerprint_data, fingerprint_weights
 from aoq_ext.training.pairs import load_split
 from aoq_ext.training.parse import load_config
@@ -215,16 +214,13 @@ def _mine(recipe: Recipe, device: str, console: Console) -> None:
     loaded = load_run(recipe.first.run, device=device)
     if (recipe.lists / MANIFEST).is_file():
         _check_lists(recipe, loaded)
-        shutil.rmtree(
-            recipe.lists / UNFINISHED, ignore_errors=True
-        )  # of a process that was killed after it had written the lists
+        drop_work(recipe.lists)  # of a process that was killed after it had written the lists
         console.print(f"done before: {recipe.lists}", highlight=False, soft_wrap=True)
         return
     with MiningDisplay() as display:
-        options = MiningOptions(on_progress=display.update)
-        lists = mine_into(
-            recipe.lists, loaded, offline.top_texts, offline.top_images, options=options, rerank=offline.rerank
-        )
+        lengths = offline.top_texts, offline.top_images
+        options = MiningOptions(*lengths, rerank=offline.rerank, on_progress=display.update)
+        lists = mine_into(recipe.lists, loaded, options)
     console.print(f"{len(lists.texts):,} images × {len(lists.images):,} texts: {recipe.lists}", highlight=False)
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aoq_ext._arrays import data_of
 from aoq_ext._files import remove_temporaries, write_atomically, write_bytes_atomically
-from aoq_ext.mining.manifest import OtherProblem, data_of
+from aoq_ext.lists.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes
 from aoq_ext.training.config import ConfigError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aoq_ext.mining.sampler import OfflineNegativeSampler
+from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.training.batches import Batch, Indices
 from aoq_ext.training.features import Features, split
 

@@ -66,7 +66,7 @@ def test_report_shows_the_run(finished) -> None:
 
 def test_demo_again_trains_nothing(finished) -> None:
     folder, first_output = finished
-    kept = [folder / name for name in ("round1/last.ckpt", "negatives/hard_texts.npy", "round2/last.ckpt")]
+    kept = [folder / name for name in ("round1/last.ckpt", "negatives/indices.npy", "round2/last.ckpt")]
     before = [path.stat().st_mtime_ns for path in kept]
     seconds = json.loads((folder / "seconds.json").read_text())
 

@@ -14,7 +14,7 @@ pytest.importorskip("lightning_fabric")
 
 from aoq_ext import cli
 from aoq_ext._files import expanded, write_bytes_atomically
-from aoq_ext.mining.files import mine_to_files
+from aoq_ext.lists.files import mine_to_files
 from aoq_ext.training import Component, DataConfig, OfflineLists, TrainConfig, load_run, mine_run, train
 from aoq_ext.training.recipe import read_recipe
 from tests.commands.test_recipe import CONFIGS, SHORT, SMALL

@@ -1,8 +1,7 @@
-"""``aoq mine``: what it writes, says and refuses, and what it derives from captions."""
+"""``aoq mine``: what it writes, says and refuses."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -23,12 +22,7 @@ import numpy as np
 
 import aoq_ext
 from aoq_ext import cli
-from aoq_ext.data import Vocabulary
-from aoq_ext.mining import progress as mining_progress
-from aoq_ext.mining.authors_layout import check_caption_order, write_authors_layout
-from aoq_ext.mining.captions import caption_labels, normalised, token_labels
-from aoq_ext.mining.files import MinedFiles
-from aoq_ext.mining.progress import MiningDisplay, MiningProgress, count, duration, size
+from aoq_ext.lists import MinedLists
 
 IMAGES, TEXTS = 12, 60
 
@@ -66,6 +60,17 @@ def test_files_in_files_out(files: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert np.array_equal(np.load("out/scores.npy"), expected.scores)
 
 
+def test_help_has_both_forms_and_each_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mine", "--help"]) == 0
+    both = capsys.readouterr().out
+    assert both.count("usage: aoq mine") == 2 and "--k-text" in both and "--k-reverse" in both
+    for form, own, other in (("--run", "--k-text", "--k-reverse"), ("--anchors", "--k-reverse", "--k-text")):
+        with pytest.raises(SystemExit):
+            cli.main(["mine", form, "x", "--help"])
+        said = capsys.readouterr().out
+        assert own in said and other not in said
+
+
 def test_every_option_reaches_the_miner(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("left.npy", np.arange(IMAGES) % 5)
     np.save("right.npy", np.arange(TEXTS) % 7)
@@ -82,7 +87,7 @@ def test_every_option_reaches_the_miner(files: Path, capsys: pytest.CaptureFixtu
         loaded("images.npy"), loaded("texts.npy"), 7, loaded("left.npy"), loaded("right.npy"),
         direction="both", k_reverse=3, skip=1, margin=-1.5, relative_margin=0.1, max_score=2.5,
     )  # fmt: skip
-    mined = MinedFiles.load("out", checksums=True)
+    mined = MinedLists.load("out", checksums=True)
     assert np.array_equal(mined.indices, expected.indices)
     assert np.array_equal(mined.reverse_indices, expected.reverse.indices)
 
@@ -92,7 +97,7 @@ def test_ids_and_labels_from_captions(files: Path, texts: str) -> None:
     sides = ["--anchors", "texts.npy", "--candidates", "images.npy"] if texts == "anchors" else MINE[1:5]
     options = ["--k", "12", "--both", "--text-image-index", "index.npy", "--captions", "captions.txt"]
     assert cli.main(["mine", *sides, *options, "--out", "out", "--texts", texts]) == 0
-    mined = MinedFiles.load("out")
+    mined = MinedLists.load("out")
     lists = mined.indices if texts == "candidates" else mined.reverse_indices
     words = [text * 7 % 25 for text in range(TEXTS)]
     for image, row in enumerate(lists):
@@ -109,7 +114,7 @@ def test_a_byte_order_mark_is_no_part_of_a_caption(files: Path) -> None:
     Path("captions.txt").write_bytes("\n".join(captions).encode("utf-8-sig"))
     options = ["--text-image-index", "index.npy", "--captions", "captions.txt", "--k", "60"]
     assert cli.main([*MINE, *options]) == 0
-    listed = MinedFiles.load("out").indices[0]
+    listed = MinedLists.load("out").indices[0]
     assert 30 not in listed and (listed >= 0).sum() == TEXTS - 6
 
 
@@ -176,7 +181,7 @@ def test_the_authors_layout_says_what_belongs_together(files: Path, capsys: pyte
 
 def test_lists_that_the_rules_shorten_are_counted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*MINE, "--both", "--text-image-index", "index.npy", "--max-score", "-3.5"]) == 0
-    lists = MinedFiles.load("out")
+    lists = MinedLists.load("out")
     said = capsys.readouterr().out
     for indices, what in ((lists.indices, "anchors"), (lists.reverse_indices, "candidates")):
         found = (indices >= 0).sum(axis=1)
@@ -249,77 +254,6 @@ def test_earlier_lists_are_opened_first(files: Path, capsys: pytest.CaptureFixtu
     )
 
 
-def test_what_the_authors_code_could_not_read_is_refused(tmp_path: Path) -> None:
-    full = np.zeros((3, 4), np.int64), np.zeros((15, 2), np.int64)
-    short = full[0].copy()
-    short[1, 2:] = -1
-    with pytest.raises(ValueError, match="texts must be full lists, got 2 of 4 in row 1: mine fewer"):
-        write_authors_layout(tmp_path, "coco", short, full[1])
-    with pytest.raises(ValueError, match=r"images must be lists for 5 texts of each of the 3 images, .* 14 texts"):
-        write_authors_layout(tmp_path, "coco", full[0], full[1][1:])
-    with pytest.raises(ValueError, match=r"data_name must be a name .* got '\.\./x_precomp'"):
-        write_authors_layout(tmp_path, "../x_precomp", *full)
-    with pytest.raises(ValueError, match=r"text_image_index must be 5 texts an image, in order, .* image 1 for text 4"):
-        check_caption_order(np.array([0, 0, 0, 0, 1]))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("caption", "same"),
-    [
-        ("A dog runs.", "a  dog\truns"),
-        ("A dog runs . ", "a dog runs!?"),
-        ("STRASSE", "straße"),
-        ("\u3000A dog\u00a0runs", "a dog runs"),
-        ("the red ball", "the \u201cred\u201d ball"),
-        ("the red ball", 'the "red" ball.'),
-        ("the red ball", "the ``red\u00b4\u00b4 ball"),
-        ("a-b", "a b"),
-        ("a. b", "a b"),
-        ("caf\u00e9", "cafe\u0301"),
-        ("?!", " ?! "),
-    ],
-)
-def test_captions_that_say_the_same(caption: str, same: str) -> None:
-    assert normalised(caption) == normalised(same)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("a dog", "a dogs"), ("it's", "its"), ("का", "की"), ("?!", "..."), ("...", ""), ("c++", "c")]
-)
-def test_captions_that_do_not(one: str, other: str) -> None:
-    assert normalised(one) != normalised(other)
-
-
-def test_caption_labels() -> None:
-    captions = ["A dog.", "a cat", "a DOG", "a bird", "a cat!", "a dog"]
-    texts, images = caption_labels(captions, torch.tensor([2, 0, 0, 3, 3, 2]), 5)
-    assert [part.tolist() for part in texts] == [[0, 1, 0, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6]]
-    assert [part.tolist() for part in images] == [[0, 1, 0, 1, 2], [0, 2, 2, 3, 5, 5]]
-    nothing = caption_labels([], torch.zeros(0, dtype=torch.int64), 2)
-    assert [part.tolist() for part in (*nothing[0], *nothing[1])] == [[], [0], [], [0, 0, 0]]
-    with pytest.raises(ValueError, match="captions must be one for each of the 2 texts, got 1"):
-        caption_labels(["a"], torch.tensor([0, 0]), 1)
-    with pytest.raises(ValueError, match="text_image_index must be from 0 to 0, got 0 to 1"):
-        caption_labels(["a", "b"], torch.tensor([0, 1]), 1)
-
-
-def test_token_labels_are_of_what_a_model_reads() -> None:
-    """What lies behind a caption's length does not count."""
-    tokens = torch.tensor([[1, 5, 2, 0], [1, 5, 2, 9], [1, 6, 2, 0], [1, 5, 2, 0]])
-    texts, images = token_labels(tokens, torch.tensor([3, 3, 3, 4]), torch.tensor([0, 1, 1, 2]), 3)
-    assert texts[0].tolist() == [0, 0, 1, 2]
-    assert images[0].tolist() == [0, 0, 1, 2]
-    unknown = Vocabulary(["the"]).encode(["the zebra", "The 'quokka'", "the", "?!", "..."])
-    assert token_labels(*unknown, torch.arange(5), 5)[0][0].tolist() == [0, 0, 1, 2, 2]
-
-
-@pytest.mark.parametrize("captions", ["a dog", b"a dog", 3])
-def test_one_string_is_no_list_of_captions(captions: Any) -> None:
-    with pytest.raises(TypeError, match=f"captions: expected a list of str, got {type(captions).__name__}: "):
-        caption_labels(captions, torch.zeros(5, dtype=torch.int64), 1)
-
-
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
@@ -327,6 +261,7 @@ def test_one_string_is_no_list_of_captions(captions: Any) -> None:
         (["--out", "x"], 2, "expected --run, --out for a training set, or --anchors"),
         (["--run", "x", "--out", "y", "--k", "3"], 2, "--k does not go with --run"),
         (["--run", "x", "--out", "y", "--dry-run"], 2, "--dry-run does not go with --run"),
+        (["--run", "x", "--out", "y", "--kk=3"], 2, "unrecognized arguments: --kk=3"),
         (["--run", "x"], 2, "the following arguments are required: --out"),
         (["--anchors", "x", "--k", "3", "--out", "y"], 2, "the following arguments are required: --candidates"),
         ([*MINE[1:], "--k-text", "3"], 2, "--k-text does not go with --anchors"),
@@ -390,61 +325,6 @@ def test_sizes(text: str, amount: int) -> None:
     from aoq_ext.commands.mine import _amount
 
     assert _amount(text) == amount
-
-
-def test_words_for_numbers() -> None:
-    assert [count(n) for n in (0, 950, 12_345, 4.5e6, 7e9, 3e12)] == [
-        "0", "950", "12.3 thousand", "4.5 million", "7 billion", "3 trillion",
-    ]  # fmt: skip
-    assert [duration(s) for s in (0.4, 59.6, 200, 18_720, 200_000)] == [
-        "0 s", "1 min 0 s", "3 min 20 s", "5 h 12 min", "2 d 7 h",
-    ]  # fmt: skip
-    assert [size(b) for b in (812, 3.4e6, 2e12)] == ["812 B", "3.4 MB", "2 TB"]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("rich", [True, False])
-def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, rich: bool) -> None:
-    if not rich:
-        monkeypatch.setitem(sys.modules, "rich.console", None)
-    stream = Terminal()
-    with MiningDisplay(stream, every=0.0) as display:
-        for scores in (100, 300, 1000):
-            display.update(MiningProgress(scores, 1000, scores // 300, 4))
-            time.sleep(0.15)
-    assert "scores/s" in stream.getvalue()
-    assert ("mining" in stream.getvalue()) == rich
-
-
-def test_progress_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.0, 1.0, 11.0, 21.0])
-    monkeypatch.setattr(mining_progress.time, "monotonic", lambda: next(clock))
-    stream = io.StringIO()
-    with MiningDisplay(stream) as display:
-        for scores in (500, 600, 1600, 2000):
-            display.update(MiningProgress(scores, 4000, scores // 1000, 4))
-    assert stream.getvalue() == (
-        " 40.0%  1.6 thousand of 4 thousand scores, 1 of 4 parts on the disk, 100 scores/s, 24 s left\n"
-        " 50.0%  2 thousand of 4 thousand scores, 2 of 4 parts on the disk, 71 scores/s, 28 s left\n"
-    )
-
-
-def test_progress_counts_each_part_of_the_work_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates are mined, and then scored."""
-    clock = iter([0.0, 0.0, 20.0, 40.0, 60.0])
-    monkeypatch.setattr(mining_progress.time, "monotonic", lambda: next(clock))
-    stream = io.StringIO()
-    with MiningDisplay(stream) as display:
-        for scores, total in ((1000, 4000), (4000, 4000), (100, 500), (200, 500)):
-            display.update(MiningProgress(scores, total, 0, 4))
-    assert stream.getvalue().splitlines()[1:] == [
-        " 20.0%  100 of 500 scores, 0 of 4 parts on the disk, ",
-        " 40.0%  200 of 500 scores, 0 of 4 parts on the disk, 5 scores/s, 1 min 0 s left",
-    ]
 
 
 def test_the_examples_of_the_page(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -581,32 +461,32 @@ def test_the_lists_of_a_run_are_replaced_on_purpose_only(tmp_path: Path, capsys:
     run, out = trained(tmp_path, epochs=1), tmp_path / "lists"
     where: Any = ["mine", "--run", str(run), "--out", str(out), "--k-text", "12", "--k-image", "6"]
     assert cli.main(where) == 0
-    rules = json.loads((out / "manifest.json").read_text())["rules"]
-    assert rules == {
-        "k_text": 12, "k_image": 6, "repeated_captions": False, "skip": 0, "margin": None, "relative_margin": None,
+    rules = json.loads((out / "manifest.json").read_text())["problem"]
+    assert {name: rules[name] for name in rules if name not in ("weights", "data")} == {
+        "rows": "images",
+        "k": 12, "k_reverse": 6, "repeated_captions": False, "skip": 0, "margin": None, "relative_margin": None,
         "max_score": None, "rerank": None,
     }  # fmt: skip
-    assert not (out / ".saving").exists()
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     capsys.readouterr()
     assert cli.main(where) == 0
     assert "mined before, 12 texts for each of 40 images" in capsys.readouterr().out.replace("\n", "")
     for change, message in (
-        (["--k-text", "11"], "k_text 12, not 11"),
-        (["--skip", "1"], "skip 0, not 1"),
-        (["--repeated-captions"], "repeated_captions False, not True"),
+        (["--k-text", "11"], "--k-text: {} holds lists mined with 12, got 11"),
+        (["--skip", "1"], "--skip: {} holds lists mined with 0, got 1"),
+        (["--repeated-captions"], "--repeated-captions: {} holds lists mined with False, got True"),
     ):
         assert cli.main([*where, *change]) == 1
-        assert f"--out: {out} holds lists with {message}; --overwrite replaces them" in capsys.readouterr().err
+        assert f"{message.format(out)}; --overwrite replaces them" in capsys.readouterr().err
     other = str(trained(tmp_path / "other", epochs=1, seed=5))
     assert cli.main([*where, "--run", other]) == 1
-    assert "holds lists with other weights; --overwrite" in capsys.readouterr().err
+    assert f"weights: {out} holds lists mined with sha256" in (said := capsys.readouterr().err) and "--overw" in said
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before
     assert cli.main([*where, "--run", other, "--overwrite"]) == 0
-    assert (out / "hard_texts.npy").read_bytes() != before[out / "hard_texts.npy"][1]
-    (out / "hard_texts.npy").write_bytes(b"damaged")
+    assert (out / "indices.npy").read_bytes() != before[out / "indices.npy"][1]
+    (out / "indices.npy").write_bytes(b"damaged")
     assert cli.main([*where, "--run", other]) == 0  # mined again
-    assert np.load(out / "hard_texts.npy").shape == (40, 12)
+    assert np.load(out / "indices.npy").shape == (40, 12)
 
 
 def test_a_run_is_mined_into_no_folder_of_something_else(
@@ -621,7 +501,7 @@ def test_a_run_is_mined_into_no_folder_of_something_else(
     )
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
     for name, message in (
-        ("hard_texts.npy", "--out must not hold files of others, got theirs with hard_texts.npy"),
+        ("indices.npy", "--out must not hold files of others, got theirs with indices.npy"),
         ("config.yaml", "--out must not be the folder of a training run, got theirs"),
         ("unfinished/notes.txt", "--out must not hold files of others, got theirs/unfinished"),
     ):

@@ -239,7 +239,7 @@ def test_a_stopped_recipe_ends_with_the_same_figures(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("aoq_ext.training.mining.mine_run", killed)
+        patch.setattr("aoq_ext.training.mining.mine_model", killed)
         with pytest.raises(Stop):
             again()
     rounds = 0
@@ -283,18 +283,22 @@ def test_what_belongs_to_something_else_is_refused(
     shutil.rmtree(out / "round2")
     recipe = recipe_of("vsepp", "f30k", roots["f30k"], out)
 
+    def of_others(lists: OfflineLists, **other: str) -> OfflineLists:
+        return replace(lists, manifest=replace(lists.manifest, problem=lists.problem | other))
+
     def refused(recipe: Recipe, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             run(recipe)
 
     lists = OfflineLists.load(out / "negatives")
-    replace(lists, weights_fingerprint="other").save(out / "negatives")
+    of_others(lists, weights="other").save(out / "negatives")
     refused(
         recipe, "expected negatives of the weights of round 1 in .*negatives, got those of another; delete the folder"
     )
-    replace(lists, data_fingerprint="other").save(out / "negatives")
+    of_others(lists, data="other").save(out / "negatives")
     refused(recipe, "expected negatives of the training set in .*, got those of another")
-    replace(lists, texts=np.array(lists.texts[:, :30])).save(out / "negatives")
+    texts, scores = (np.array(part[:, :30]) for part in (lists.texts, lists.text_scores))
+    replace(lists, indices=texts, scores=scores).save(out / "negatives")
     refused(recipe, "expected negatives with 200 texts per image in .*, got 30")
     with pytest.raises(ValueError, match=r"split: expected one of dev, test, train .*, got 'nope'"):
         run(replace(recipe, folder=tmp_path / "new", evaluations=(Evaluation("nope"),)))

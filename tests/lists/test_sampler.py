@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import hashlib
 import io
-import json
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -18,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-import aoq_ext.mining.sampler as module
+import aoq_ext.lists.sampler as module
+from aoq_ext.lists import MinedLists
+from aoq_ext.lists.manifest import Manifest
 from aoq_ext.mining import (
     MinedFrom,
     OfflineNegatives,
@@ -373,22 +373,14 @@ def test_recent_lists_are_not_warned_of() -> None:
         assert not sampler(mined_from=MinedFrom("runs/a", 4)).warn_if_stale(9, 5)
 
 
-def write(folder: Path, manifest: dict[str, Any] | None = None, text_image: bool = True) -> Path:
-    """A folder as ``aoq mine`` writes it."""
-    texts, images = lists(dtype=torch.int32)
-    described: dict[str, Any] = {
-        "format": 2, "run": "runs/a", "epoch": 3, "data_fingerprint": "d", "weights_fingerprint": "w",
-        "embeddings_fingerprint": "e",
-    }  # fmt: skip
-    arrays = {"texts": ("hard_texts.npy", texts), "images": ("hard_images.npy", images)}
-    if text_image:
-        arrays["text_image"] = ("text_image.npy", OWN)
-    for name, (file, array) in arrays.items():
-        np.save(folder / file, array.numpy())
-        digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        described[name] = {"file": file, "shape": list(array.shape), "sha256": digest}
-    (folder / "manifest.json").write_text(json.dumps({**described, **(manifest or {})}))
-    return folder
+def write(folder: Path, text_image: bool = True) -> Path:
+    """A folder of lists as of a run."""
+    manifest = Manifest({"rows": "images", "data": "d", "weights": "w"}, MinedFrom("runs/a", 3, "w", "e"))
+    texts, images = (side.numpy() for side in lists(dtype=torch.int32))
+    scores = (np.zeros(side.shape, np.float32) for side in (texts, images))
+    return MinedLists(manifest, texts, next(scores), images, next(scores), OWN.numpy() if text_image else None).save(
+        folder
+    )
 
 
 def test_a_folder_is_mapped_and_draws_the_same(tmp_path: Path) -> None:
@@ -407,8 +399,8 @@ def test_a_folder_is_mapped_and_draws_the_same(tmp_path: Path) -> None:
     assert equal(pickle.loads(pickle.dumps(negatives)).draw(*pairs(), 3), negatives.draw(*pairs(), 3))
 
 
-def test_a_folder_of_the_first_format_needs_the_image_of_each_text(tmp_path: Path) -> None:
-    write(tmp_path, {"format": 1}, text_image=False)
+def test_a_folder_may_need_the_image_of_each_text(tmp_path: Path) -> None:
+    write(tmp_path, text_image=False)
     with pytest.raises(ValueError, match=r"text_image_index must be given, since .* does not hold it, got None"):
         OfflineNegativeSampler.from_folder(tmp_path)
     assert equal(OfflineNegativeSampler.from_folder(tmp_path, OWN).draw(*pairs(), 3), sampler().draw(*pairs(), 3))
@@ -421,58 +413,20 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         OfflineNegativeSampler.from_folder(tmp_path, expected_fingerprint="x")
 
 
-@pytest.mark.parametrize("file", ["hard_texts.npy", "hard_images.npy", "text_image.npy"])
-@pytest.mark.parametrize("damage", ["shorter", "longer", "flipped", "empty", "missing"])
-def test_damaged_files_are_refused(tmp_path: Path, file: str, damage: str) -> None:
-    path = write(tmp_path) / file
-    content = path.read_bytes()
-    path.write_bytes({
-        "shorter": content[:-5],
-        "longer": content + b"\0",
-        "flipped": content[:-1] + bytes([content[-1] ^ 1]),
-        "empty": b"",
-        "missing": content,
-    }[damage])  # fmt: skip
-    if damage == "missing":
-        path.unlink()
-    with pytest.raises(ValueError, match=rf"{file} is .*; mine again"):
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path) / "indices.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"must hold the indices.npy of its manifest, got other content; mine again"):
         OfflineNegativeSampler.from_folder(tmp_path)
-    if damage in ("shorter", "empty", "missing"):  # what no reader could use is refused without reading it all
-        with pytest.raises(ValueError, match=rf"{file} (is missing|cannot be read as an array .*); mine again"):
-            OfflineNegativeSampler.from_folder(tmp_path, verify=False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"format": 3}, "expected format 1 to 2 in .*manifest.json, got 3"),
-        ({"run": 3}, "expected a text as run in .*, got 3"),
-        ({"epoch": "3"}, "expected a number as epoch in .*, got '3'"),
-        ({"texts": None}, "expected an object as texts in .*, got None"),
-        ({"texts": {"file": "hard_texts.npy"}}, "expected a text as texts.sha256 in .*, got None"),
-        ({"weights_fingerprint": None}, "expected a text as weights_fingerprint in .*, got None"),
-    ],
-)
-def test_damaged_manifests_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        OfflineNegativeSampler.from_folder(write(tmp_path, changes))
-
-
-def test_arrays_must_be_what_the_manifest_says(tmp_path: Path) -> None:
-    described = json.loads((write(tmp_path) / "manifest.json").read_text())
-    for shape in ([30, 21], [600]):
-        changed = {**described, "texts": {**described["texts"], "shape": shape}}
-        (tmp_path / "manifest.json").write_text(json.dumps(changed))
-        with pytest.raises(ValueError, match=r"hard_texts.npy: expected .* got int32 of shape \[30, 20\]; mine again"):
-            OfflineNegativeSampler.from_folder(tmp_path)
+    OfflineNegativeSampler.from_folder(tmp_path, verify=False, top_texts=1)
 
 
 @pytest.mark.parametrize("texts_are", ["candidates", "anchors"])
-def test_lists_mined_between_files_are_drawn_from(tmp_path: Path, texts_are: str) -> None:
+def test_lists_mined_between_files_are_drawn_from(tmp_path: Path, texts_are: Any) -> None:
     images, texts = torch.randn(IMAGES, 8), torch.randn(TEXTS, 8)
     own = {"candidates": (torch.arange(IMAGES), OWN), "anchors": (OWN, torch.arange(IMAGES))}[texts_are]
     sides = (images, texts) if texts_are == "candidates" else (texts, images)
-    mine_to_files(*sides, tmp_path, 9, *own, direction="both", k_reverse=7)
+    mine_to_files(*sides, tmp_path, 9, *own, direction="both", k_reverse=7, texts=texts_are)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         negatives = OfflineNegativeSampler.from_folder(
@@ -492,5 +446,7 @@ def test_lists_mined_between_files_are_drawn_from(tmp_path: Path, texts_are: str
 
 def test_lists_of_one_direction_are_refused(tmp_path: Path) -> None:
     mine_to_files(torch.randn(IMAGES, 8), torch.randn(TEXTS, 8), tmp_path, 9)
-    with pytest.raises(ValueError, match=r"path must hold lists in both directions \(`aoq mine --both`\), got .* one"):
+    with pytest.raises(
+        ValueError, match=r"folder must hold lists in both directions \(`aoq mine --both`\), got .* one"
+    ):
         OfflineNegativeSampler.from_folder(tmp_path, OWN)

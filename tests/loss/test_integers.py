@@ -11,8 +11,8 @@ import torch
 
 import aoq_ext
 from aoq_ext._scalars import as_int
+from aoq_ext.lists import MinedLists, mine_to_files
 from aoq_ext.metrics import ranks_from_scores, retrieval_metrics, retrieval_ranks
-from aoq_ext.mining.files import MinedFiles, mine_to_files
 
 UNSIGNED = [torch.uint16, torch.uint32, torch.uint64]
 OTHERS = [torch.int8, torch.uint8, torch.int16, torch.int32, *UNSIGNED]
@@ -155,7 +155,7 @@ def test_results_hold_plain_integers(tmp_path: Any) -> None:
     numbers = {"shard_rows": np.int64(3), "memory_limit": np.int64(10**9), "skip": np.int64(1)}
     mine_to_files(IMAGES, TEXTS, tmp_path, np.int64(4), **numbers)
     assert np.array_equal(
-        MinedFiles.load(tmp_path).indices, aoq_ext.mine_hard_negatives(IMAGES, TEXTS, 4, skip=1).indices
+        MinedLists.load(tmp_path).indices, aoq_ext.mine_hard_negatives(IMAGES, TEXTS, 4, skip=1).indices
     )
 
 

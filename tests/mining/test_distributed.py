@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("numpy")
 
 from aoq_ext.mining.progress import MiningProgress
-from tests.mining.test_files import content, mine, problem, stopped
+from tests.lists.test_files import content, mine, problem, stopped
 from tests.processes import launch
 
 TIMEOUT = 6  # seconds

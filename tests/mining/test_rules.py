@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aoq_ext.mining import mine_hard_negatives, tile
-from aoq_ext.mining.rules import NegativeRules
+from aoq_ext.mining.rules import MiningRules
 from tests.mining.test_in_memory import brute_force, defined_scores, unit_rows, with_near_ties
 
 
@@ -166,7 +166,7 @@ def test_embeddings_come_from_arrays_and_files(tmp_path, kind):
 
 
 def test_caps_are_rounded_down():
-    rules = NegativeRules(margin=0.1)
+    rules = MiningRules(1, margin=0.1)
     caps = rules.caps(torch.tensor([0.3, -torch.inf]))
     assert caps[0].double() <= torch.tensor(0.3).double() - 0.1 and caps[1] == torch.inf
 

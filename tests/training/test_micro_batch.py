@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from aoq_ext.data import Vocabulary
 from aoq_ext.encoders import EmbeddingModel, GRUEncoder
+from aoq_ext.lists import OfflineNegativeSampler
 from aoq_ext.parallel import ALONE
 from aoq_ext.training import Component, ConfigError, History, LossConfig, ModelConfig, OptimizerConfig, load_run, train
 from aoq_ext.training.batches import Batch
@@ -71,7 +72,7 @@ class Setting:
         torch.manual_seed(0)
         text = GRUEncoder(len(vocabulary), 16, 16, 16, dropout=dropout, word_dropout=dropout)
         self.model = Model(EmbeddingModel(image or Flat(dropout=dropout), text)).double()
-        self.sampler = fake_lists(data).sampler(data.caption_image, 20, 10)
+        self.sampler = OfflineNegativeSampler.from_lists(fake_lists(data), top_texts=20, top_images=10)
         self.batch = Batch(3, np.arange(1, 24), np.arange(1, 24) * 2)
 
     def rows(self, batch: Batch, objective: str = "adaptive_quintuplet") -> StepRows:

@@ -1,12 +1,10 @@
-"""The order of the pairs, mined lists on disk, and mining again while a model trains."""
+"""The order of the pairs, the mined lists of a training set, and mining again while a model trains."""
 
 from __future__ import annotations
 
 import io
-import json
 import warnings
-from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ pytest.importorskip("lightning_fabric")
 from rich.console import Console
 
 from aoq_ext.data import ImageTextData
-from aoq_ext.mining import MinedFrom, OfflineNegativeSampler, StaleNegativesWarning, fingerprint_embeddings
+from aoq_ext.lists import MinedFrom, StaleNegativesWarning, fingerprint_embeddings, mine_to_files
+from aoq_ext.lists.manifest import Manifest
 from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, OfflineLists, load_run, mine_run, train
 from aoq_ext.training.batches import CaptionsOfImages, PairBatches
 from aoq_ext.training.config import TrainConfig, mined_at
@@ -43,9 +42,11 @@ def fake_lists(data: ImageTextData, k_text: int = 40, k_image: int = 20) -> Offl
         result[::3, k // 2 :] = -1
         return result
 
-    return OfflineLists(
-        rows(groups, text_groups, k_text), rows(text_groups, groups, k_image), fingerprint_data(data), "w"
-    )
+    texts, images = rows(groups, text_groups, k_text), rows(text_groups, groups, k_image)
+    text_scores, image_scores = (np.where(side >= 0, 0.5, -np.inf).astype(np.float32) for side in (texts, images))
+    problem = {"rows": "images", "data": fingerprint_data(data), "weights": "w"}
+    manifest = Manifest(problem, MinedFrom("runs/round1", 7, "w", "e"))
+    return OfflineLists(manifest, texts, text_scores, images, image_scores, data.caption_image)
 
 
 @pytest.fixture
@@ -92,152 +93,41 @@ def test_an_image_without_captions_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("side", "anchor", "candidate"), [("texts", "image", "text"), ("images", "text", "image")])
-def test_an_anchor_without_negatives_is_refused(data: ImageTextData, side: str, anchor: str, candidate: str) -> None:
+def test_an_anchor_without_negatives_is_refused(
+    tmp_path: Path, data: ImageTextData, side: str, anchor: str, candidate: str
+) -> None:
     lists = fake_lists(data)
     getattr(lists, side)[7] = -1
     message = rf"offline.lists: .* one negative {candidate} for every {anchor}, got none for 1 .* is {anchor} 7\)"
     with pytest.raises(ConfigError, match=message):
-        lists.sampler(data.caption_image)
-
-
-def with_everything(data: ImageTextData) -> OfflineLists:
-    lists = fake_lists(data)
-    text_scores, image_scores = (
-        np.where(array >= 0, np.float32(0.5), -np.inf).astype(np.float32) for array in (lists.texts, lists.images)
-    )
-    return replace(
-        lists,
-        text_scores=text_scores,
-        image_scores=image_scores,
-        text_image=data.caption_image,
-        embeddings_fingerprint="e",
-        run="runs/round1",
-        epoch=7,
-    )
-
-
-@pytest.mark.parametrize("make", [fake_lists, with_everything])
-def test_lists_survive_the_disk(
-    tmp_path: Path, data: ImageTextData, make: Callable[[ImageTextData], OfflineLists]
-) -> None:
-    lists = make(data)
-    with_everything(data).save(tmp_path)  # of which nothing is left
-    loaded = OfflineLists.load(lists.save(tmp_path))
-    for field in fields(OfflineLists):
-        before, after = getattr(lists, field.name), getattr(loaded, field.name)
-        assert type(before) is type(after) or isinstance(after, np.memmap)
-        assert np.array_equal(before, after)
-    loaded.check_matches(data)
-    assert loaded.fingerprint() == lists.fingerprint()
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["format"] == 2
-    assert manifest["texts"]["shape"] == [IMAGES, 40]
-    assert manifest["images"]["shape"] == [TEXTS, 20]
-    known = {"manifest.json", *(entry["file"] for entry in manifest.values() if isinstance(entry, dict))}
-    assert {path.name for path in tmp_path.iterdir()} == known
-
-
-def test_lists_are_saved_over_those_of_a_run_alone(tmp_path: Path, data: ImageTextData) -> None:
-    lists = replace(fake_lists(data), rules={"k_text": 40, "margin": 0.1, "rerank": None})
-    assert OfflineLists.load(lists.save(tmp_path)).rules == lists.rules
-    lists.save(tmp_path)
-    for name in ("hard_texts.npy", "image_scores.npy", "config.yaml"):
-        folder = tmp_path / f"with {name}"
-        folder.mkdir()
-        (folder / name).write_bytes(b"precious")
-        with pytest.raises(
-            (FileExistsError, ValueError), match=r"folder must not (hold files of others|be the folder of)"
-        ):
-            lists.save(folder)
-        assert [path.read_bytes() for path in folder.iterdir()] == [b"precious"]
-    for content in ('{"format": 1, "problem": {}}', "{}", "{"):
-        (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(
-            ValueError, match=r"folder must not hold what is of others, got .*manifest.json of something"
-        ):
-            lists.save(tmp_path)
-        assert (tmp_path / "manifest.json").read_text() == content
-
-
-def test_saving_that_was_killed_is_done_again(
-    tmp_path: Path, data: ImageTextData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import aoq_ext.training.offline as offline
-
-    lists, written = fake_lists(data), []
-
-    def killed(path: Path) -> str:
-        written.append(path)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(offline, "hash_file", killed)
-        with pytest.raises(KeyboardInterrupt):
-            lists.save(tmp_path)
-    assert written[0].exists() and not (tmp_path / "manifest.json").exists()
-    assert OfflineLists.load(lists.save(tmp_path)).fingerprint() == lists.fingerprint()
-
-
-def test_saved_lists_serve_without_the_training_package(tmp_path: Path, data: ImageTextData) -> None:
-    lists = with_everything(data)
-    negatives = OfflineNegativeSampler.from_folder(lists.save(tmp_path), expected_fingerprint=fingerprint_data(data))
-    negatives.check("e")
-    pairs = torch.from_numpy(data.caption_image), torch.arange(TEXTS)
-    draw, expected = negatives.draw(*pairs, 5), lists.sampler(data.caption_image).draw(*pairs, 5)
-    assert torch.equal(draw.hard_text, expected.hard_text)
-    assert torch.equal(draw.hard_image_text, expected.hard_image_text)
-    assert negatives.mined_from == MinedFrom("runs/round1", 7, "w", "e")
-
-
-def test_lists_of_the_first_format_are_read(tmp_path: Path, data: ImageTextData) -> None:
-    lists = fake_lists(data)
-    lists.save(tmp_path)
-    path = tmp_path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    first = {name: manifest[name] for name in ("what", "data_fingerprint", "weights_fingerprint", "texts", "images")}
-    for side in ("texts", "images"):
-        first[side]["k"] = first[side]["shape"][1]
-    path.write_text(json.dumps({"format": 1, **first}))
-    loaded = OfflineLists.load(tmp_path)
-    assert loaded.fingerprint() == lists.fingerprint()
-    assert (loaded.text_scores, loaded.text_image, loaded.run, loaded.epoch) == (None, None, None, None)
+        train(toy_config(tmp_path / "run", **adaptive(lists.save(tmp_path / "lists"))))
 
 
 def test_fingerprints_do_not_depend_on_how_much_is_hashed_at_once(
     data: ImageTextData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lists = fake_lists(data)
-    turned = replace(lists, texts=np.asfortranarray(lists.texts))
+    turned = replace(lists, indices=np.asfortranarray(lists.texts))
     known = lists.fingerprint(), fingerprint_data(data)
     assert turned.fingerprint() == known[0]
-    monkeypatch.setattr("aoq_ext.training.offline._HASHED_BYTES", 300)
+    monkeypatch.setattr("aoq_ext._arrays.HASHED_BYTES", 300)
     assert (lists.fingerprint(), fingerprint_data(data)) == known
     assert turned.fingerprint() == known[0]
 
 
-def test_altered_missing_and_foreign_lists_are_refused(tmp_path: Path, data: ImageTextData) -> None:
-    with pytest.raises(ConfigError, match=r"expected a folder with a manifest.json"):
+def test_what_holds_no_lists_of_a_run_is_refused(tmp_path: Path, data: ImageTextData) -> None:
+    with pytest.raises(ConfigError, match=r"offline.lists: folder must hold mined lists .* without manifest.json"):
         OfflineLists.load(tmp_path / "nothing")
+    mine_to_files(torch.ones(3, 2), torch.ones(4, 2), tmp_path / "files", 2, direction="both")
+    with pytest.raises(
+        ConfigError, match=r"offline.lists: expected lists mined with a run .*, got lists between files"
+    ):
+        OfflineLists.load(tmp_path / "files")
     fake_lists(data).save(tmp_path)
-    path = tmp_path / "hard_texts.npy"
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ConfigError, match=r"hard_texts.npy is not the file its manifest describes"):
-        OfflineLists.load(tmp_path)
-    path.unlink()
-    with pytest.raises(ConfigError, match=r"hard_texts.npy is missing"):
-        OfflineLists.load(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"manifest.json is not valid JSON"):
-        OfflineLists.load(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"format": 9}')
-    with pytest.raises(ConfigError, match=r"expected format 1 to 2 .* got 9"):
-        OfflineLists.load(tmp_path)
-    (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"expected an object in .*manifest.json, got a list; mine again"):
-        OfflineLists.load(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"format": 1}')
-    with pytest.raises(ConfigError, match=r"as data_fingerprint in .*manifest.json, got None; mine again"):
+    (tmp_path / "indices.npy").unlink()
+    with pytest.raises(
+        ConfigError, match=r"offline.lists: folder must hold indices.npy, got .* without it; mine again"
+    ):
         OfflineLists.load(tmp_path)
 
 
@@ -262,15 +152,13 @@ def test_mining_a_run_keeps_groups_apart_and_finds_the_hardest(tmp_path: Path, d
     found = scores.gather(1, torch.from_numpy(lists.texts.astype(np.int64)))
     torch.testing.assert_close(found, hardest.topk(30, dim=1).values)
     assert lists.weights_fingerprint == fingerprint_weights(loaded.model.state_dict())
-    assert (lists.run, lists.epoch, lists.text_scores) == (str(run), loaded.epoch, None)
     assert (lists.text_image == data.caption_image).all()
     embeddings = loaded.embed_images(data.images), loaded.embed_texts(data.captions)
-    assert lists.embeddings_fingerprint == fingerprint_embeddings(*embeddings)
-    scored = mine_run(loaded, k_text=30, k_image=15, scores=True)
-    assert scored.fingerprint() == lists.fingerprint()
-    assert scored.text_scores is not None and scored.image_scores is not None
-    torch.testing.assert_close(torch.from_numpy(scored.text_scores), found)
-    assert scored.image_scores.shape == scored.images.shape
+    weights = lists.weights_fingerprint
+    assert lists.mined_from == MinedFrom(str(run), loaded.epoch, weights, fingerprint_embeddings(*embeddings))
+    assert mine_run(loaded, k_text=30, k_image=15).fingerprint() == lists.fingerprint()
+    torch.testing.assert_close(torch.from_numpy(lists.text_scores), found)
+    assert lists.image_scores.shape == lists.images.shape
 
 
 def test_texts_with_the_tokens_of_an_own_caption_are_no_negatives(tmp_path: Path, data: ImageTextData) -> None:
@@ -279,11 +167,11 @@ def test_texts_with_the_tokens_of_an_own_caption_are_no_negatives(tmp_path: Path
     captions = [*data.captions]
     captions[-1] = 'the "thing0"'  # of the last concept
     pairs = EncodedPairs(replace(data, captions=captions), loaded.vocabulary)
-    lists = mine_model(loaded.model, pairs, TEXTS, IMAGES)
+    lists = mine_model(loaded.model, pairs, MiningOptions(TEXTS, IMAGES))
     own = captions.index("the thing0") // CAPTIONS
     assert TEXTS - 1 not in lists.texts[own]
     assert own not in lists.images[TEXTS - 1]
-    allowed = mine_model(loaded.model, pairs, TEXTS, IMAGES, options=MiningOptions(repeated_captions=True))
+    allowed = mine_model(loaded.model, pairs, MiningOptions(TEXTS, IMAGES, repeated_captions=True))
     assert TEXTS - 1 in allowed.texts[own]
 
 
@@ -330,12 +218,8 @@ def test_lists_are_mined_with_the_weights_of_the_moment(tmp_path: Path) -> None:
         "mined with the weights of epoch 1",
         "mined with the weights of epoch 3",
     ]
-    assert (lists.run, lists.epoch, lists.texts.shape, lists.images.shape) == (
-        config.run,
-        3,
-        (IMAGES, 20),
-        (TEXTS, 10),
-    )
+    assert (lists.mined_from.run, lists.mined_from.epoch) == (config.run, 3)
+    assert (lists.texts.shape, lists.images.shape) == ((IMAGES, 20), (TEXTS, 10))
     state = torch.load(files.miner, weights_only=True)
     assert lists.weights_fingerprint == fingerprint_weights(state["model"])
     last = load_run(config.run, "last")
@@ -370,7 +254,7 @@ def stale_warnings(config: TrainConfig) -> list[str]:
 
 
 def test_stale_lists_are_warned_of_once(tmp_path: Path, data: ImageTextData) -> None:
-    given = str(replace(fake_lists(data), run="runs/round1", epoch=7).save(tmp_path / "lists"))
+    given = str(fake_lists(data).save(tmp_path / "lists"))
     options = {"lists": given, "remine_every": None}
     (warning,) = stale_warnings(toy_config(tmp_path / "given", **remining(**options, stale_after=1)))
     assert "weights of epoch 7 of runs/round1, not from those of" in warning

@@ -116,7 +116,7 @@ def same_model(rank: int, folder: Path) -> None:
     from aoq_ext.training import load_run
     from aoq_ext.training.encode import encode_images, encode_texts
     from aoq_ext.training.evaluation import evaluate
-    from aoq_ext.training.mining import mine_model
+    from aoq_ext.training.mining import MiningOptions, mine_model
     from aoq_ext.training.pairs import EncodedPairs, load_split
 
     start(toy_config(folder))
@@ -129,7 +129,7 @@ def same_model(rank: int, folder: Path) -> None:
         texts = encode_texts(run.model, pairs.tokens, pairs.lengths, batch_size).values
         assert torch.equal(encode_texts(run.model, pairs.tokens, pairs.lengths, batch_size, processes).values, texts)
     assert evaluate(run.model, pairs, processes=processes) == evaluate(run.model, pairs)
-    expected, got = (mine_model(run.model, pairs, 30, 15, True, processes=who) for who in (ALONE, processes))
+    expected, got = (mine_model(run.model, pairs, MiningOptions(30, 15), processes=who) for who in (ALONE, processes))
     assert got.fingerprint() == expected.fingerprint()
     assert (got.text_scores == expected.text_scores).all() and (got.image_scores == expected.image_scores).all()
     sums_and_copies(processes)

@@ -100,9 +100,9 @@ def kill(steps=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[3] == "mining":  # with one list written
-    import aoq_ext.training.offline as offline
-    hash_file = offline.hash_file
-    offline.hash_file = lambda path: kill() if "epoch-002" in str(path) else hash_file(path)
+    from aoq_ext._arrays import ArrayWriter
+    describe = ArrayWriter.describe
+    ArrayWriter.describe = lambda self, path: kill() if "epoch-002" in str(path) else describe(self, path)
     sys.argv[3] = "-1"
 changes = remining(remine_every=1) if sys.argv[2] == "mined" else {}
 train(toy_config(Path(sys.argv[1]), **changes), resume=True, on_step=kill)
@@ -154,7 +154,7 @@ def damage(path: Path) -> None:
 DAMAGE: dict[str, Callable[[RunFiles], object]] = {
     "nothing": lambda files: None,
     "no lists": lambda files: shutil.rmtree(files.negatives),
-    "lists cut short": lambda files: damage(files.mined_lists(1) / "hard_images.npy"),
+    "lists cut short": lambda files: damage(files.mined_lists(1) / "reverse_indices.npy"),
     "no manifest": lambda files: (files.mined_lists(1) / "manifest.json").unlink(),
     "other lists": lambda files: put_other_lists(files),
 }
@@ -163,7 +163,8 @@ DAMAGE: dict[str, Callable[[RunFiles], object]] = {
 def put_other_lists(files: RunFiles) -> None:
     """Whole, of the right weights by their own account, and wrong."""
     lists = OfflineLists.load(files.mined_lists(1))
-    replace(lists, texts=lists.texts[:, ::-1].copy(), images=lists.images.copy()).save(files.mined_lists(1))
+    texts, images = lists.texts[:, ::-1].copy(), lists.images.copy()
+    replace(lists, indices=texts, reverse_indices=images).save(files.mined_lists(1))
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -246,7 +247,7 @@ def test_resuming_with_other_lists_is_refused(tmp_path: Path, lists: Path) -> No
     config = toy_config(tmp_path / "run", **adaptive(folder))
     with pytest.raises(Stop):
         train(config, on_step=stop_at(8))
-    replace(original, texts=original.texts[:, ::-1]).save(folder)
+    replace(original, indices=original.indices[:, ::-1].copy()).save(folder)
     with pytest.raises(ConfigError, match="run: the offline lists of the run to resume changed since it was started"):
         train(config, resume=True)
 

@@ -19,8 +19,9 @@ from lightning_fabric import Fabric
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary
 from aoq_ext.encoders import SCAN, EmbeddingModel, Features, GlobalImageEncoder, GRUTextEncoder, quintuplet_scores
+from aoq_ext.lists import OfflineNegativeSampler
+from aoq_ext.lists.manifest import OtherProblem
 from aoq_ext.metrics import retrieval_metrics_from_scores
-from aoq_ext.mining.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes, joined
 from aoq_ext.training import (
@@ -117,7 +118,7 @@ class Setting:
         self.model = model.double()
         first = self.model.backbone or self.model.matching.image_encoder
         first.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
-        self.sampler = fake_lists(data).sampler(data.caption_image, 20, 10)
+        self.sampler = OfflineNegativeSampler.from_lists(fake_lists(data), top_texts=20, top_images=10)
         self.batch = Batch(2, np.arange(1, 12), np.arange(1, 12) * 2)
 
     def gradients(self, objective: str, online: str, micro_batch: int | None) -> Any:
@@ -298,7 +299,7 @@ def test_runs_of_both_kinds_are_averaged(scan: Path, tmp_path: Path) -> None:
 
 def test_mining_a_small_set_is_exact(scan: Path) -> None:
     loaded, pairs = pairs_of(scan, "train")
-    lists = mine_run(scan, 12, 6, scores=True)
+    lists = mine_run(scan, 12, 6)
     scores = all_scores(loaded, pairs).numpy()
     groups = pairs.data.group_ids
     allowed = groups[:, None] != groups[pairs.caption_image][None, :]
@@ -308,17 +309,17 @@ def test_mining_a_small_set_is_exact(scan: Path) -> None:
         expected = -np.sort(-np.where(mask, matrix, -np.inf), axis=1)[:, : listed.shape[1]]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(found, np.take_along_axis(matrix, listed.astype(np.int64), 1), rtol=1e-5, atol=1e-5)
-    skipped = mine_run(scan, 12, 6, scores=True, options=MiningOptions(skip=2))
+    skipped = mine_run(scan, 12, 6, skip=2)
     assert (skipped.texts[:, :10] == lists.texts[:, 2:]).all()
     with pytest.raises(ConfigError, match="margin: expected none for a model that matches by scores"):
-        mine_run(scan, 12, 6, options=MiningOptions(margin=0.1))
+        mine_run(scan, 12, 6, margin=0.1)
 
 
 def test_mining_a_large_set_reranks_what_the_means_find(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, pairs = pairs_of(scan, "train")
-    exact = mine_model(loaded.model, pairs, 12, 6, True)
+    exact = mine_model(loaded.model, pairs, MiningOptions(12, 6))
     monkeypatch.setattr("aoq_ext.training.mining.ALL_PAIRS", 0)
-    near, nearer = (mine_model(loaded.model, pairs, 12, 6, True, rerank=factor) for factor in (1, 4))
+    near, nearer = (mine_model(loaded.model, pairs, MiningOptions(12, 6, rerank=factor)) for factor in (1, 4))
     for lists in (near, nearer):
         assert (np.diff(lists.text_scores, axis=1) <= 0).all()
         assert (lists.text_scores <= exact.text_scores + 1e-5).all()
@@ -327,7 +328,7 @@ def test_mining_a_large_set_reranks_what_the_means_find(scan: Path, monkeypatch:
 
 def reranked(scan: Path, **options: Any) -> Any:
     loaded, pairs = pairs_of(scan, "train")
-    return mine_model(loaded.model, pairs, 12, 6, True, options=MiningOptions(**options))
+    return mine_model(loaded.model, pairs, MiningOptions(12, 6, **options))
 
 
 @pytest.fixture
@@ -521,7 +522,9 @@ def spread(rank: int, folder: Path, scan: Path) -> None:
     for split in ("train", "val"):
         loaded, pairs = pairs_of(scan, split)
         assert evaluate(loaded.model, pairs, processes=processes) == evaluate(loaded.model, pairs)
-        expected, got = (mine_model(loaded.model, pairs, 12, 6, True, processes=who) for who in (ALONE, processes))
+        expected, got = (
+            mine_model(loaded.model, pairs, MiningOptions(12, 6), processes=who) for who in (ALONE, processes)
+        )
         assert got.fingerprint() == expected.fingerprint()
         assert (got.text_scores == expected.text_scores).all()
     spread_in_files(folder, *pairs_of(scan, "train"), processes)
@@ -529,7 +532,7 @@ def spread(rank: int, folder: Path, scan: Path) -> None:
 
 def spread_in_files(folder: Path, loaded: Any, pairs: EncodedPairs, processes: Processes) -> None:
     """One file of features for both processes, and blocks of scores that either may find."""
-    expected, inner = mine_model(loaded.model, pairs, 12, 6, True), folder / "features"
+    expected, inner = mine_model(loaded.model, pairs, MiningOptions(12, 6)), folder / "features"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aoq_ext.training.reranking._BLOCK", 1000)
         patch.setattr("aoq_ext.training.encode._FEATURES_IN_MEMORY", 0)
@@ -539,14 +542,14 @@ def spread_in_files(folder: Path, loaded: Any, pairs: EncodedPairs, processes: P
             one, two = (encode(loaded.model, *side, 7, who, inner) for who in (processes, ALONE))
             assert torch.equal(one.values, two.values) and torch.equal(one.lengths, two.lengths)
         assert not list(inner.iterdir())
-        options = MiningOptions(work=folder / "work")
+        options = MiningOptions(12, 6, work=folder / "work")
         for _ in range(2):
-            got = mine_model(loaded.model, pairs, 12, 6, True, options=options, processes=processes)
+            got = mine_model(loaded.model, pairs, options, processes=processes)
             assert got.fingerprint() == expected.fingerprint()
         if processes.leads:
             next((folder / "work/scores").glob("*1.npz")).unlink()
         processes.meet("removing a block", lambda: None)
-        got = mine_model(loaded.model, pairs, 12, 6, True, options=options, processes=processes)
+        got = mine_model(loaded.model, pairs, options, processes=processes)
         assert (got.text_scores == expected.text_scores).all()
 
 

@@ -27,8 +27,8 @@ pytest.importorskip("numpy")
 import numpy as np
 
 import aoq_ext
-from aoq_ext.mining import files as mining_files
-from aoq_ext.mining.files import MinedFiles, mine_to_files
+from aoq_ext.lists import MinedLists, mine_to_files
+from aoq_ext.lists import files as mining_files
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.mining.shards import reverse_buffer
 
@@ -64,7 +64,7 @@ def problem() -> dict[str, Any]:
     }
 
 
-def mine(folder: Path, **changes: Any) -> MinedFiles:
+def mine(folder: Path, **changes: Any) -> MinedLists:
     return mine_to_files(**{**problem(), "out": folder, "shard_rows": SHARD_ROWS, **changes})
 
 
@@ -142,7 +142,7 @@ def test_nothing_to_list(tmp_path: Path, rows: int, columns: int) -> None:
     mined = mine_to_files(torch.ones(rows, 3), torch.ones(columns, 3), tmp_path, 4, direction="both", k_reverse=2)
     assert mined.indices.shape == (rows, 4)
     assert mined.reverse_indices is not None and mined.reverse_indices.shape == (columns, 2)
-    assert MinedFiles.load(tmp_path, checksums=True).scores.shape == (rows, 4)
+    assert MinedLists.load(tmp_path, checksums=True).scores.shape == (rows, 4)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -265,7 +265,7 @@ def serve_restarts(root: str, seed: int) -> None:
 def test_killed_anywhere_and_started_again_the_files_are_the_same(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    code = "import sys, tests.mining.test_files as t; t.serve_restarts(sys.argv[1], 5)"
+    code = "import sys, tests.lists.test_files as t; t.serve_restarts(sys.argv[1], 5)"
     memory = Path("/dev/shm")  # where nothing waits for a disk
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
         command = [sys.executable, "-c", code, folder]
@@ -306,7 +306,7 @@ def test_a_damaged_list_is_noticed_and_mined_again(
     mine(tmp_path)
     damage(tmp_path / name, how)
     with pytest.raises((ValueError, FileNotFoundError), match=name):
-        MinedFiles.load(tmp_path, checksums=True)
+        MinedLists.load(tmp_path, checksums=True)
     mine(tmp_path)
     assert content(tmp_path) == whole
 
@@ -367,8 +367,8 @@ def test_a_changed_file_is_refused_and_an_unchanged_one_not_read_again(
 
 
 def test_lists_of_something_else_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"format": 1, "texts": {}}')
-    with pytest.raises(ValueError, match=r"out: expected .*manifest.json to be of lists mined between files"):
+    (tmp_path / "manifest.json").write_text('{"format": 3, "texts": {}}')
+    with pytest.raises(ValueError, match=r"out: .*manifest.json: expected an object as problem, got None; mine again"):
         mine(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"out: .*manifest.json is not valid JSON"):
@@ -435,7 +435,7 @@ def limited(folder: str) -> None:
 def test_a_file_that_may_not_grow(tmp_path: Path, whole: dict[str, bytes]) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    code = "import sys, tests.mining.test_files as t; t.limited(sys.argv[1])"
+    code = "import sys, tests.lists.test_files as t; t.limited(sys.argv[1])"
     command = [sys.executable, "-c", code, str(tmp_path)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
@@ -448,8 +448,8 @@ def test_a_file_that_may_not_grow(tmp_path: Path, whole: dict[str, bytes]) -> No
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"direction": "back"}, ValueError, 'direction must be "anchors" or "both", got \'back\''),
-        ({"direction": "anchors"}, ValueError, 'direction must be "both" with k_reverse'),
+        ({"direction": "back"}, ValueError, "direction must be 'anchors' or 'both', got 'back'"),
+        ({"direction": "anchors"}, ValueError, "k_reverse must come with direction='both', got 4"),
         ({"candidates": torch.ones(3, D, dtype=torch.float64)}, TypeError, "candidates must have the dtype of anchors"),
         ({"anchor_ids": torch.ones(N)}, TypeError, "anchor_ids must be an integer tensor"),
         ({"anchor_ids": [1] * N}, TypeError, "anchor_ids must be a tensor or a numpy array of integers, got list"),
@@ -503,23 +503,23 @@ def test_a_file_of_embeddings_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_loading_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"folder must hold mined lists, got .* without manifest.json"):
-        MinedFiles.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"folder must hold mined lists .*, got .* without manifest.json"):
+        MinedLists.load(tmp_path)
     with pytest.raises(ValueError, match="folder must hold complete lists"):
-        MinedFiles.load(stopped(tmp_path))
+        MinedLists.load(stopped(tmp_path))
     mine(tmp_path)
     np.save(tmp_path / "scores.npy", np.zeros((N, K + 1), np.float32))
     with pytest.raises(ValueError, match=r"folder must hold scores.npy of <f4 \[47, 6\], got <f4 \[47, 7\]"):
-        MinedFiles.load(tmp_path)
+        MinedLists.load(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"folder: .*manifest.json is not valid JSON"):
-        MinedFiles.load(tmp_path)
+        MinedLists.load(tmp_path)
 
 
 MEMORY = """
 import sys, torch
 torch.set_num_threads(1)
-from aoq_ext.mining.files import mine_to_files
+from aoq_ext.lists.files import mine_to_files
 
 def memory():
     lines = dict(line.split(":") for line in open("/proc/self/status"))

@@ -1,37 +1,32 @@
-"""Mining from files into files: exact, larger than memory, restartable, shared by several processes.
-
-A folder of mined lists holds::
-
-    manifest.json                            the problem, the shards' size, and the lists with size and sha256
-    indices.npy scores.npy                   (N, k) for the anchors
-    reverse_indices.npy reverse_scores.npy   (M, k_reverse) for the candidates, where both directions are mined
-    shards/                                  the work so far, while it is not complete
-"""
+"""Mining from files into files: exact, larger than memory, restartable, shared by several processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from .._files import expanded, locked, remove_temporaries, write_atomically
+from .._arrays import is_intact
+from .._files import expanded, locked, remove_temporaries
 from .._scalars import as_int
-from .._sources import NpyFile, TensorSource, check_sources, embeddings_file, open_embeddings, read_integers
+from .._sources import check_sources, embeddings_file, open_embeddings
+from ..mining.devices import checked_device, device_of
+from ..mining.engine import TileDone, mine_rows
+from ..mining.plan import MiningPlan, make_plan
+from ..mining.progress import MiningProgress
+from ..mining.rules import MiningRules
+from ..mining.shards import REVERSE_BUFFER, Shards, choose_shard_rows, reverse_buffer, reverse_bytes
+from ..mining.task import GivenSide, Labels, MiningTask, make_task
 from ..parallel import Processes, advising, joined
-from .devices import checked_device
-from .engine import TileDone, mine_rows
 from .folder import check_out_of_files
-from .manifest import MANIFEST, Manifest, describe_problem, fingerprint
-from .plan import MiningPlan, make_plan
-from .progress import MiningProgress
-from .rules import NegativeRules
-from .shards import ArrayWriter, Shards, choose_shard_rows, is_intact, reverse_buffer, reverse_bytes
-from .task import Labels, MiningTask, make_task
+from .manifest import Manifest, describe_problem, fingerprint
+from .mined_lists import MinedLists
+from .writer import ListRows, begin_lists, write_lists
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,61 +36,6 @@ if TYPE_CHECKING:
 DEFAULT_MEMORY = 4 << 30
 
 _LOCK = ".lock"
-_NAMES = ("indices", "scores")
-_MOST_INT32 = 2**31 - 1
-
-
-@dataclass(frozen=True, eq=False)
-class MinedFiles:
-    """Lists of negatives in a folder, memory-mapped. As `HardNegatives`, except that indices are int32 where they fit.
-
-    Attributes:
-        folder: where they are.
-        indices: (N, k) rows of the candidates, hardest first; -1 where an anchor has fewer than k negatives.
-        scores: (N, k) float32, their scores; -inf where the index is -1.
-        reverse_indices: (M, k_reverse) rows of the anchors for every candidate, where both directions were mined.
-        reverse_scores: (M, k_reverse) float32.
-        problem: what they were mined from, as in ``manifest.json``.
-    """
-
-    folder: Path
-    indices: NDArray[Any]
-    scores: NDArray[Any]
-    reverse_indices: NDArray[Any] | None
-    reverse_scores: NDArray[Any] | None
-    problem: dict[str, Any]
-
-    def __repr__(self) -> str:
-        both = "" if self.reverse_indices is None else f", reverse={self.reverse_indices.shape}"
-        return f"MinedFiles({str(self.folder)!r}, {self.indices.shape}{both})"
-
-    @classmethod
-    def load(cls, folder: str | Path, *, checksums: bool = False) -> MinedFiles:
-        """Open what `mine_to_files` completed; ``checksums``: read everything and compare."""
-        import numpy as np
-
-        folder = expanded(Path(folder))
-        manifest = Manifest.load(folder, "folder")
-        if manifest is None:
-            raise FileNotFoundError(f"folder must hold mined lists, got {folder} without {MANIFEST}")
-        if not manifest.complete:
-            raise ValueError(f"folder must hold complete lists, got {folder}, whose mining is to be continued")
-        arrays = {}
-        for name, entry in manifest.files.items():
-            path = folder / entry["file"]
-            if not path.is_file():
-                raise FileNotFoundError(f"folder must hold {entry['file']}, got {folder} without it; mine again")
-            file = NpyFile.open(path, "folder")
-            if (list(file.shape), file.dtype.str) != (entry["shape"], entry["dtype"]):
-                raise ValueError(
-                    f"folder must hold {entry['file']} of {entry['dtype']} {entry['shape']}, got {file.dtype.str} "
-                    f"{list(file.shape)}; mine again"
-                )
-            if checksums and not is_intact(folder, entry):
-                raise ValueError(f"folder must hold the {entry['file']} of its manifest, got other content; mine again")
-            arrays[name] = np.load(path, mmap_mode="r")
-        reverse = arrays.get("reverse_indices"), arrays.get("reverse_scores")
-        return cls(folder, arrays["indices"], arrays["scores"], *reverse, manifest.problem)
 
 
 @torch.no_grad()
@@ -111,15 +51,13 @@ def mine_to_files(
     k_reverse: int | None = None,
     anchor_labels: Labels | None = None,
     candidate_labels: Labels | None = None,
-    skip: int = 0,
-    margin: float | None = None,
-    relative_margin: float | None = None,
-    max_score: float | None = None,
     memory_limit: int | None = None,
     device: torch.device | str | None = None,
     shard_rows: int | None = None,
+    texts: Literal["anchors", "candidates"] = "candidates",
     on_progress: Callable[[MiningProgress], None] | None = None,
-) -> MinedFiles:
+    **others: Any,
+) -> MinedLists:
     """The lists of `mine_hard_negatives`, to the bit, in a folder.
 
     A process that was stopped, however, is continued by the same call: finished shards are kept, and the files become
@@ -134,19 +72,19 @@ def mine_to_files(
             less. Candidates' lists that would take more than a quarter of it are kept in a file while they grow.
         device: where scores are computed; that of tensors, else the CPU.
         shard_rows: anchors in a restartable part, chosen from the sizes without. A folder keeps its first choice.
+        texts: which side is the texts of an image-text pair; kept with the lists, for who draws from them.
         on_progress: called after every tile and every shard of this process.
+        others: the other fields of `aoq_ext.mining.rules.MiningRules`: ``skip``, ``margin``, ...
 
-    See `mine_hard_negatives` for the other arguments.
+    See `mine_hard_negatives` for what is not said here.
     """
-    if direction not in ("anchors", "both"):
-        raise ValueError(f'direction must be "anchors" or "both", got {direction!r}')
-    if k_reverse is not None and direction != "both":
-        raise ValueError(f'direction must be "both" with k_reverse, got {direction!r}')
+    rules = MiningRules.given(direction, k, k_reverse, **others)
+    if texts not in ("anchors", "candidates"):
+        raise ValueError(f'texts must be "anchors" or "candidates", got {texts!r}')
     if shard_rows is not None and (shard_rows := as_int("shard_rows", shard_rows)) < 1:
         raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
     if memory_limit is not None:
         memory_limit = as_int("memory_limit", memory_limit)
-    rules = NegativeRules(skip, margin, relative_margin, max_score)
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
     }  # fmt: skip
@@ -156,17 +94,21 @@ def mine_to_files(
         job.read_manifest()
         sources = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
         check_sources(*sources)
-        left = None if anchor_ids is None else read_integers(anchor_ids, "anchor_ids")
-        right = None if candidate_ids is None else read_integers(candidate_ids, "candidate_ids")
-        reverse = (k if k_reverse is None else k_reverse) if direction == "both" else None
-        job.task = make_task(*sources, k, reverse, left, right, anchor_labels, candidate_labels, rules)
-        job.device = _device(device, sources[0])
+        job.task = make_task(
+            GivenSide(sources[0], anchor_ids, anchor_labels),
+            GivenSide(sources[1], candidate_ids, candidate_labels),
+            rules,
+        )
+        job.device = checked_device(device) if device is not None else device_of(sources[0])
         job.plan = make_plan(job.task, job.plan_limit(), job.device)
         prints = [
             fingerprint(source, embeddings_file(given), job.known)
             for source, given in zip(sources, (anchors, candidates))
         ]
-        return describe_problem(job.task, rules, (prints[0], prints[1]))
+        rows = "images" if texts == "candidates" else "texts"
+        problem, mined_from = describe_problem(job.task, (prints[0], prints[1]), rows)
+        job.manifest = Manifest(problem, mined_from, fingerprints=job.known)
+        return problem
 
     with ExitStack() as held:
         held.enter_context(advising("the same command continues the work"))
@@ -174,7 +116,7 @@ def mine_to_files(
         problems = job.processes.meet("reading the embeddings", prepare)
         job.processes.meet("taking the folder", lambda: job.take(held))
         job.run(problems)
-    return MinedFiles.load(job.folder)
+    return MinedLists.load(job.folder, checksums=False)
 
 
 @dataclass
@@ -187,6 +129,7 @@ class _Job:
     shard_rows: int | None
     on_progress: Callable[[MiningProgress], None] | None
     known: dict[str, Any] = field(default_factory=dict)  # fingerprints
+    manifest: Manifest = field(init=False)
     task: MiningTask = field(init=False)
     device: torch.device = field(init=False)
     plan: MiningPlan = field(init=False)
@@ -199,7 +142,7 @@ class _Job:
 
     def read_manifest(self) -> None:
         """Learn which embeddings the folder knows."""
-        manifest = Manifest.load(self.folder)
+        manifest = Manifest.load(self.folder, "out")
         if manifest is not None:
             self.known = manifest.fingerprints
 
@@ -216,7 +159,7 @@ class _Job:
                     raise ValueError(
                         f"{name} must be the same on every rank, but differs between rank 0 and rank {rank}"
                     )
-        begun = self.processes.meet("reading the manifest", lambda: self._begin(problems[0]))[0]
+        begun = self.processes.meet("reading the manifest", self._begin)[0]
         if begun is None:
             return
         self.shards = Shards(self.folder, self.task, begun, self.processes.rank)
@@ -224,25 +167,25 @@ class _Job:
         self._mine([number for number in range(self.shards.count) if number not in done], done)
         self.processes.meet("writing the lists", self._assemble)
 
-    def _begin(self, problem: dict[str, Any]) -> int | None:
+    def _begin(self) -> int | None:
         """Rows of a shard, None if everything is there already; rank 0 puts the folder in order first."""
         if not self.processes.leads:
             return None
-        manifest = Manifest.load(self.folder)
+        manifest = Manifest.load(self.folder, "out")
         rows = self.shard_rows or choose_shard_rows(self.task, self.limit)
         if manifest is not None:
-            manifest.check_same(problem, self.folder)
-            rows = manifest.shard_rows
+            manifest.check_same(self.manifest.problem, self.folder)
+            rows = manifest.shard_rows or rows
             if manifest.complete and all(is_intact(self.folder, entry) for entry in manifest.files.values()):
                 Shards(self.folder, self.task, rows, 0).clear()
                 return None
         shards = Shards(self.folder, self.task, rows, 0)
-        for name in (MANIFEST, "indices.npy", "scores.npy", "reverse*"):
-            remove_temporaries(self.folder, name)
+        remove_temporaries(self.folder, REVERSE_BUFFER)
         if manifest is None:
             shards.clear()  # of a folder whose manifest was taken away
         shards.remove_stale()
-        Manifest(problem, rows, self.known).save(self.folder)
+        self.manifest = replace(self.manifest, shard_rows=rows)
+        begin_lists(self.folder, self.manifest)
         return rows
 
     def _verified(self) -> set[int]:
@@ -294,46 +237,18 @@ class _Job:
             self.on_progress(MiningProgress(scores, total, len(done), self.shards.count))
 
     def _assemble(self) -> None:
-        """Write the lists from the shards, then the manifest that vouches for them, and only then let the shards go."""
+        """Write the lists from the shards, and only then let the shards go."""
         self._report(set(range(self.shards.count)), 0)
         if not self.processes.leads:
             return
-        task, block = self.task, self.limit // 16
-        found = self.shards.read_found(block)
-        files = self._write_lists("", found, (len(task.anchors), task.k), len(task.candidates))
-        if task.k_reverse is not None:
-            merged = self.shards.read_reverse(block)
-            files |= self._write_lists("reverse_", merged, (len(task.candidates), task.k_reverse), len(task.anchors))
-        manifest = Manifest.load(self.folder)
-        assert manifest is not None
-        manifest.files = files
-        manifest.save(self.folder)
+        block, rules = self.limit // 16, self.task.rules
+        rows, columns = len(self.task.anchors), len(self.task.candidates)
+        forward = ListRows((rows, rules.k), columns, self._unpacked(self.shards.read_found(block), rules.k))
+        reverse = None
+        if (k := rules.k_reverse) is not None:
+            reverse = ListRows((columns, k), rows, self._unpacked(self.shards.read_reverse(block), k))
+        write_lists(self.folder, self.manifest, forward, reverse)
         self.shards.clear()
 
-    def _write_lists(
-        self, prefix: str, found: Iterator[Tensor], shape: tuple[int, int], others: int
-    ) -> dict[str, dict[str, Any]]:
-        narrow = others <= _MOST_INT32
-        paths = [self.folder / f"{prefix}{name}.npy" for name in _NAMES]
-        entries: dict[str, dict[str, Any]] = {}
-
-        def fill(indices_file: BinaryIO, scores_file: BinaryIO) -> None:
-            writers = (
-                ArrayWriter(indices_file, shape, "<i4" if narrow else "<i8"),
-                ArrayWriter(scores_file, shape, "<f4"),
-            )
-            for block in found:
-                indices, scores = self.task.lists(block, shape[1])
-                writers[0].write(indices.int() if narrow else indices)
-                writers[1].write(scores)
-            for name, path, writer in zip(_NAMES, paths, writers):
-                entries[prefix + name] = writer.describe(path)
-
-        write_atomically(paths[0], lambda first: write_atomically(paths[1], lambda second: fill(first, second)))
-        return entries
-
-
-def _device(device: torch.device | str | None, anchors: object) -> torch.device:
-    if device is not None:
-        return checked_device(device)
-    return anchors.tensor.device if isinstance(anchors, TensorSource) else torch.device("cpu")
+    def _unpacked(self, found: Iterator[Tensor], k: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self.task.lists(block, k) for block in found)

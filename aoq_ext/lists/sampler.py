@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from .._files import expanded
 from .._scalars import as_int
 from .._sources import read_integers
 from .._validation import as_int64, check_integers, shape_of
 from .draws import draw, mix, place
-from .lists_folder import MinedFrom, open_lists
+from .manifest import MinedFrom
+from .mined_lists import MinedLists
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,29 +115,11 @@ class OfflineNegativeSampler:
         self._folder: Path | None = None
         self._warned = False
         self._texts_of_image, self._first_text, self._text_count = _group(self.text_image_index, images)
-        self.top_texts, self.top_images = top_texts, top_images
-
-    @property
-    def top_texts(self) -> int:
-        return self._top_texts
-
-    @top_texts.setter
-    def top_texts(self, top: int) -> None:
-        top = _checked_number("top_texts", top, 1)
-        texts = len(self.hard_image)
-        self._hard_texts = _available("hard_text", self.hard_text, top, texts, "image", "text")  # (N,)
-        self._top_texts = top
-
-    @property
-    def top_images(self) -> int:
-        return self._top_images
-
-    @top_images.setter
-    def top_images(self, top: int) -> None:
-        top = _checked_number("top_images", top, 1)
-        images = len(self.hard_text)
-        self._hard_images = _available("hard_image", self.hard_image, top, images, "text", "image")  # (M,)
-        self._top_images = top
+        self.top_texts, self.top_images = (
+            _checked_number(name, top, 1) for name, top in (("top_texts", top_texts), ("top_images", top_images))
+        )
+        self._hard_texts = _available("hard_text", hard_text, self.top_texts, texts, "image", "text")  # (N,)
+        self._hard_images = _available("hard_image", hard_image, self.top_images, images, "text", "image")  # (M,)
 
     @classmethod
     def from_folder(
@@ -156,34 +138,39 @@ class OfflineNegativeSampler:
         Args:
             path: the folder, of lists mined with a run or, in both directions, between files of embeddings.
             text_image_index: the image of each text; may be left out where the folder has it (mined with a run).
-                Between files, the side with so many rows is the texts, the candidates where both sides have.
             expected_fingerprint: of the data set or of the embeddings; see `check`.
             verify: read the files once and refuse them if they are not what was written.
 
         Raises:
             ValueError: the folder is incomplete or damaged, or holds lists of something else.
-            FileNotFoundError: lists that were mined between files are missing.
+            FileNotFoundError: the manifest or a file of lists is missing.
         """
-        folder = expanded(Path(path)).resolve()
-        index = None if text_image_index is None else read_integers(text_image_index, "text_image_index")
-        found = open_lists(folder, None if index is None else len(index), verify)
-        if index is None:
-            if found.text_image is None:
-                raise ValueError(f"text_image_index must be given, since {folder} does not hold it, got None")
-            index = found.text_image
-        sampler = cls(
-            found.texts,
-            found.images,
-            index,
-            top_texts=top_texts,
-            top_images=top_images,
-            seed=seed,
-            fingerprint=found.fingerprint,
-            mined_from=found.mined_from,
-        )
-        sampler._folder = folder
+        lists = MinedLists.load(path, checksums=verify)
+        sampler = cls.from_lists(lists, text_image_index, top_texts=top_texts, top_images=top_images, seed=seed)
         if expected_fingerprint is not None:
             sampler.check(expected_fingerprint)
+        return sampler
+
+    @classmethod
+    def from_lists(
+        cls,
+        lists: MinedLists,
+        text_image_index: Tensor | NDArray[Any] | None = None,  # (M,)
+        **options: Any,
+    ) -> OfflineNegativeSampler:
+        """As `from_folder`, of lists that are open already; options: ``top_texts``, ``top_images`` and ``seed``."""
+        index = lists.text_image if text_image_index is None else text_image_index
+        if index is None:
+            raise ValueError(f"text_image_index must be given, since {lists.folder} does not hold it, got None")
+        sampler = cls(
+            torch.from_numpy(lists.texts),
+            torch.from_numpy(lists.images),
+            read_integers(index, "text_image_index"),
+            fingerprint=lists.problem.get("data", lists.mined_from.embeddings),
+            mined_from=lists.mined_from,
+            **options,
+        )
+        sampler._folder = None if lists.folder is None else lists.folder.resolve()
         return sampler
 
     def draw(
@@ -287,8 +274,8 @@ class OfflineNegativeSampler:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._folder is not None:
-            found = open_lists(self._folder, len(self.text_image_index), verify=False)
-            self.hard_text, self.hard_image = found.texts, found.images
+            lists = MinedLists.load(self._folder, checksums=False)
+            self.hard_text, self.hard_image = torch.from_numpy(lists.texts), torch.from_numpy(lists.images)
 
     def __repr__(self) -> str:
         (images, k_text), (texts, k_image) = self.hard_text.shape, self.hard_image.shape
