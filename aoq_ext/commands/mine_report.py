@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from aoq_ext._sources import Source
-from aoq_ext.lists import MinedLists as MinedFiles
+from aoq_ext.lists import MinedLists
 from aoq_ext.lists.manifest import MANIFEST
 from aoq_ext.mining.embeddings import Embeddings
 from aoq_ext.mining.rules import positive_scores
@@ -37,7 +36,7 @@ _REPEATED = "Texts that repeat a caption of an image are none of its negatives, 
 
 def report_on_files(
     path: Path,
-    mined: MinedFiles,
+    mined: MinedLists,
     anchors: Source,  # (N, D)
     candidates: Source,  # (M, D)
     arguments: dict[str, Any],  # of `mine_to_files`
@@ -149,25 +148,18 @@ def _lists(indices: Any, scores: Any) -> RankedLists | None:
     return None if indices is None else RankedLists(indices, scores)
 
 
-def open_earlier(folder: Path, images: int, texts: int, sides: str | None = None) -> Earlier:
-    """Earlier lists of so many images and texts, mined between files or of a training set.
-
-    ``sides``: ``"anchors"`` where the texts were the anchors.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
+def open_earlier(folder: Path, images: int, texts: int) -> Earlier:
+    """Earlier lists of so many images and texts, mined between files or of a training set."""
+    if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"earlier must be a folder of mined lists, got {folder} without {MANIFEST}")
     try:
-        lists = _open_earlier(folder, json.loads(path.read_text()), sides == "anchors")
+        mined = MinedLists.load(folder)
     except (ValueError, OSError) as error:
         raise ValueError(f"earlier must be a folder of mined lists, got {folder}: {error}") from error
+    lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
+    if mined.problem["rows"] == "texts":
+        lists = lists[::-1]
     for side, count, what in zip(lists, (images, texts), ("images", "texts")):
         if side is not None and len(side.indices) != count:
             raise ValueError(f"earlier must be lists of the same {count} {what}, got {folder} of {len(side.indices)}")
     return lists
-
-
-def _open_earlier(folder: Path, manifest: Any, swapped: bool) -> Earlier:
-    mined = MinedFiles.load(folder)
-    lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
-    return lists[::-1] if mined.problem["rows"] == "texts" else lists

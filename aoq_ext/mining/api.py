@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from .._sources import check_sources, open_embeddings
-from ..parallel import joined
+from .._sources import Source, check_sources, open_embeddings
+from ..parallel import ALONE, joined
 from . import keys
 from .devices import checked_device, device_of
 from .engine import OnTile, mine_rows
@@ -131,14 +131,19 @@ def mine_hard_negatives(
                 [0],
                 [1]])
     """
-    rules = MiningRules.given(
-        direction, k, k_reverse, skip=skip, margin=margin, relative_margin=relative_margin, max_score=max_score
-    )
-    sources = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
-    check_sources(*sources)
+
+    def check() -> tuple[MiningRules, tuple[Source, Source], torch.device]:
+        rules = MiningRules.given(
+            direction, k, k_reverse, skip=skip, margin=margin, relative_margin=relative_margin, max_score=max_score
+        )
+        sources = open_embeddings(anchors, "anchors"), open_embeddings(candidates, "candidates")
+        check_sources(*sources)
+        return rules, sources, checked_device(device) if device is not None else device_of(sources[0])
+
+    processes = joined() if distributed else ALONE
+    rules, sources, where = processes.together("checking the arguments", check)
     given = (GivenSide(sources[0], anchor_ids, anchor_labels), GivenSide(sources[1], candidate_ids, candidate_labels))
-    where = checked_device(device) if device is not None else device_of(sources[0])
-    if distributed and not (processes := joined()).alone:
+    if not processes.alone:
         shared = make_shared_task(processes, *given, rules)
         task = shared.task
         found, reverse = mine_shared(shared, memory_limit, where, on_tile)

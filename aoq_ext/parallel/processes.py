@@ -71,6 +71,12 @@ class Processes:
                 raise RuntimeError(f"rank {rank} failed while {stage}: {other.message}")
         return everyone
 
+    def together(self, stage: str, work: Callable[[], T]) -> T:
+        """Do ``work`` on every rank, each with a result of its own; raises on every rank if one raises."""
+        own: list[T] = []
+        self.meet(stage, lambda: own.append(work()))
+        return own[0]
+
     def by_leader(self, stage: str, work: Callable[[], T]) -> T:
         """Do ``work`` in the leading process; all wait for it and get what it returned."""
         result: Any = self.meet(stage, lambda: work() if self.leads else None)[0]

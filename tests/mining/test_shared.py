@@ -92,6 +92,15 @@ def one_refuses(rank):
         mine_hard_negatives(rows, rows, 2, distributed=True)
 
 
-@pytest.mark.parametrize("body", [disagree, one_refuses])
+def one_has_a_wrong_number(rank):
+    rows = torch.eye(4)
+    expected, message = (ValueError, "k must be at least 1, got 0") if rank == 1 else (RuntimeError, "rank 1 failed")
+    with pytest.raises(expected, match=message):
+        mine_hard_negatives(rows, rows, 2 - 2 * rank, distributed=True)
+    with pytest.raises(TypeError if rank == 1 else RuntimeError, match="anchors must be" if rank else "rank 1 failed"):
+        mine_hard_negatives(3 if rank else rows, rows, 2, distributed=True)
+
+
+@pytest.mark.parametrize("body", [disagree, one_refuses, one_has_a_wrong_number])
 def test_all_ranks_refuse_together(body):
     launch(2, body)
