@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -39,6 +41,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if marker and marker.args[0] != config.device.type:
             reason = f"for {marker.args[0]} alone, not {config.device.type}: {marker.kwargs['reason']}"
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests, which every collection of garbage would look through
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ BUILD = ROOT / "build" / "simt"
 RUNTIME = ("arithmetic", "binding", "collectives", "context", "memory", "module", "runtime")
 MODULE = "aoq_simt"
 
-COMMON = shlex.split("-O1 -g1 -std=c++20 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -DAOQ_SIMT")
+COMMON = shlex.split("-g1 -std=c++20 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra -DAOQ_SIMT")
 SANITIZERS = {
     "plain": [],
     "asan": ["-fsanitize=address,alignment", "-fno-sanitize-recover=alignment", "-fno-omit-frame-pointer"],
@@ -40,7 +40,7 @@ def compiler() -> list[str]:
 
 def flags(name: str, flavour: str) -> list[str]:
     """What one source is compiled with; ThreadSanitizer watches the kernels, and must not see the runtime."""
-    chosen = [*COMMON, "-Icsrc", "-Itests"]
+    chosen = [*COMMON, "-O2" if name in RUNTIME else "-O1", "-Icsrc", "-Itests"]
     if name == "module":
         return [*chosen, "-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"]]
     if flavour == "tsan" and name in RUNTIME:

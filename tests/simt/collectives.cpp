@@ -8,7 +8,8 @@
 namespace aoq::simt {
 
 static bool same(const Site& a, const Site& b) {
-  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
+  return a.line() == b.line() && a.column() == b.column() &&
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
 
 void sync_block(const Site& site) {
@@ -30,6 +31,7 @@ void sync_block(const Site& site) {
     ++block.barriers;
     for (Fiber& fiber : block.fibers) fiber.state = State::kReady;
     for (Warp& warp : block.warps) warp.ready = ~0u;
+    active->first = nullptr;
   }
   preempt();
   acquire(ordering);
@@ -50,10 +52,8 @@ void collective(unsigned mask, const Site& site, void* argument, Complete comple
   Block& block = *self.block;
   Warp& warp = block.warps[self.warp()];
   if ((mask >> self.lane() & 1u) == 0) fail(site, "lane %d calls with mask %08x, which lacks it", self.lane(), mask);
-  for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
-    if (block.fiber(self.warp(), std::countr_zero(rest)).state == State::kExited) {
-      fail(site, "mask %08x holds lane %d, which has exited", mask, std::countr_zero(rest));
-    }
+  if (const unsigned gone = mask & warp.exited) {
+    fail(site, "mask %08x holds lane %d, which has exited", mask, std::countr_zero(gone));
   }
   char* ordering = &warp.ordering[warp.orderings % 2];
   if (orders_memory) release(ordering);

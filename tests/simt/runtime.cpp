@@ -44,8 +44,7 @@ void fail(const Site& site, const char* format, ...) {
   __builtin_unreachable();
 }
 
-// The next thread to run, null where all wait.
-static Fiber* pick() {
+static void find_first_warp() {
   Block* block = nullptr;
   int warp = 0;
   for (const auto& candidate : active->blocks) {
@@ -56,7 +55,16 @@ static Fiber* pick() {
       warp = i;
     }
   }
+  active->first = block;
+  active->first_warp = warp;
+}
+
+// The next thread to run, null where all wait.
+static Fiber* pick() {
+  if (active->first == nullptr || active->first->warps[active->first_warp].ready == 0) find_first_warp();
+  Block* const block = active->first;
   if (block == nullptr) return nullptr;
+  const int warp = active->first_warp;
   const int turn = static_cast<int>(active->random.next() % kWarpSize);
   const int lane = (turn + std::countr_zero(std::rotr(block->warps[warp].ready, turn))) % kWarpSize;
   return &block->fiber(warp, lane);
@@ -75,7 +83,10 @@ static Context& next_context() {
 
 void preempt() {
   Fiber& self = *active->current;
-  if (active->random.one_in(kCallsPerDemotion)) self.block->warps[self.warp()].priority = --active->lowest_priority;
+  if (active->random.one_in(kCallsPerDemotion)) {
+    self.block->warps[self.warp()].priority = --active->lowest_priority;
+    active->first = nullptr;
+  }
   Context& next = next_context();
   if (&next != &self.context) self.context.switch_to(next);
 }
@@ -117,6 +128,7 @@ static void entry() {
   release(&active->end);
   self.state = State::kExited;
   block.warps[self.warp()].ready &= ~(1u << self.lane());
+  block.warps[self.warp()].exited |= 1u << self.lane();
   if (++block.exited == static_cast<int>(block.fibers.size())) active->finished = &block;
   self.context.switch_to(active->finished == nullptr ? next_context() : active->host, /*last=*/true);
   __builtin_unreachable();
@@ -125,10 +137,11 @@ static void entry() {
 static void start_block(Block& block, int64_t index) {
   block.index = index;
   block.at_barrier = block.exited = 0;
+  active->first = nullptr;
   std::memset(block.shared.data.get(), 0xff, block.shared.bytes);
   for (Warp& warp : block.warps) {
     warp.ready = ~0u;
-    warp.waiting = 0;
+    warp.waiting = warp.exited = 0;
     warp.priority = static_cast<int64_t>(active->random.next() % kPriorities);
   }
   for (int i = 0; i < static_cast<int>(block.fibers.size()); ++i) {

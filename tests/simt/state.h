@@ -64,6 +64,7 @@ struct Fiber {
 struct Warp {
   unsigned ready = 0;    // lanes
   unsigned waiting = 0;  // lanes at a collective
+  unsigned exited = 0;   // lanes
   int64_t priority = 0;
   int orderings = 0;  // sync_warps completed
   char ordering[2] = {};
@@ -98,6 +99,8 @@ struct Launch {
   Context host{};
   Fiber* current = nullptr;
   Block* finished = nullptr;  // a block whose last thread has just exited
+  Block* first = nullptr;     // that of the warp whose turn it is; null where others may have come before it
+  int first_warp = 0;
   std::string error{};
   int64_t lowest_priority = 0;
   Report report{};
