@@ -219,8 +219,9 @@ def test_lists_with_missing_ends_are_used_whole() -> None:
     hard_image[1::2, 2:] = -1
     negatives = OfflineNegativeSampler(hard_text, hard_image, OWN)
     draws = [negatives.draw(*pairs(), step) for step in range(300)]
+    texts = torch.stack([draw.hard_text for draw in draws])  # (steps, pairs)
     for image in range(IMAGES):
-        seen = {int(text) for draw in draws for text in draw.hard_text[image == OWN]}
+        seen = set(texts[:, image == OWN].unique().tolist())
         assert seen == set(hard_text[image][hard_text[image] >= 0].tolist())
     seen = {int(draw.hard_image[5]) for draw in draws}
     assert seen == set(hard_image[5, :2].tolist())
