@@ -78,17 +78,20 @@ def mine_to_files(
 
     See `mine_hard_negatives` for what is not said here.
     """
-    rules = MiningRules.given(direction, k, k_reverse, **others)
-    if texts not in ("anchors", "candidates"):
-        raise ValueError(f'texts must be "anchors" or "candidates", got {texts!r}')
-    if shard_rows is not None and (shard_rows := as_int("shard_rows", shard_rows)) < 1:
-        raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
-    if memory_limit is not None:
-        memory_limit = as_int("memory_limit", memory_limit)
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
     }  # fmt: skip
-    job = _Job(expanded(Path(out)), joined(), memory_limit, shard_rows, on_progress)
+    processes = joined()
+
+    def check() -> tuple[_Job, MiningRules]:
+        rules = MiningRules.given(direction, k, k_reverse, **others)
+        if texts not in ("anchors", "candidates"):
+            raise ValueError(f'texts must be "anchors" or "candidates", got {texts!r}')
+        rows = None if shard_rows is None else as_int("shard_rows", shard_rows)
+        if rows is not None and rows < 1:
+            raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
+        limit = None if memory_limit is None else as_int("memory_limit", memory_limit)
+        return _Job(expanded(Path(out)), processes, limit, rows, on_progress), rules
 
     def prepare() -> dict[str, Any]:  # writes nothing
         job.read_manifest()
@@ -112,9 +115,10 @@ def mine_to_files(
 
     with ExitStack() as held:
         held.enter_context(advising("the same command continues the work"))
-        job.processes.by_leader("looking at the folder", lambda: check_out_of_files(out, inputs))
-        problems = job.processes.meet("reading the embeddings", prepare)
-        job.processes.meet("taking the folder", lambda: job.take(held))
+        job, rules = processes.together("checking the arguments", check)
+        processes.by_leader("looking at the folder", lambda: check_out_of_files(out, inputs))
+        problems = processes.meet("reading the embeddings", prepare)
+        processes.meet("taking the folder", lambda: job.take(held))
         job.run(problems)
     return MinedLists.load(job.folder, checksums=False)
 
