@@ -136,28 +136,39 @@ def _earlier_format(content: dict[str, Any], folder: Path, name: str) -> Earlier
     between_files = isinstance(content.get("problem"), dict)
     rules = content["problem"] if between_files else content.get("rules")
     rules = rules if isinstance(rules, dict) else {}
-    words = [f"--{rule.replace('_', '-')} {rules[rule]}" for rule in _RULES if rules.get(rule) is not None]
+    words = [f"--{rule.replace('_', '-')}={rules[rule]}" for rule in _RULES if rules.get(rule) is not None]
     files: list[str] = []
     if between_files:
+        prints = {entry.get("sha256"): path.removesuffix(":") for path, entry in _objects(content.get("fingerprints"))}
+        hashes = {side: entry.get("sha256") for side, entry in _objects(rules)}
+        sides = [f"--{side} {_quoted(prints.get(hashes.get(side)), side)}" for side in ("anchors", "candidates")]
         both = f"--both --k-reverse {rules['k_reverse']}" if rules.get("k_reverse") else ""
         ids = "--text-image-index INDEX" if rules.get("anchor_ids") else ""
         captions = "--captions CAPTIONS" if rules.get("anchor_labels") else ""
-        given = ["--anchors ANCHORS --candidates CANDIDATES", f"--k {rules.get('k')}", both, ids, captions]
-        words = [*given, *words, "--out ANOTHER_FOLDER"]
+        words = [*sides, f"--k {rules.get('k')}", both, ids, captions, *words, "--out ANOTHER_FOLDER"]
     else:
-        entries = {entry.get("file"): entry.get("shape") for entry in content.values() if isinstance(entry, dict)}
+        entries = {entry.get("file"): entry.get("shape") for _, entry in _objects(content)}
         files = [file for file in _EARLIER_FILES if file in entries]
         lengths = [entries.get(f"hard_{side}s.npy") for side in ("text", "image")]
         k_text, k_image = (shape[1] if isinstance(shape, list) and len(shape) == 2 else "K" for shape in lengths)
         repeated = "--repeated-captions" if rules.get("repeated_captions") else ""
-        run = shlex.quote(str(content.get("run") or "RUN"))
-        words = [f"--run {run} --k-text {k_text} --k-image {k_image}", *words, repeated]
+        words = [f"--run {_quoted(content.get('run'), 'run')} --k-text {k_text} --k-image {k_image}", *words, repeated]
         words += [f"--out {shlex.quote(str(folder))} --overwrite"]
     return EarlierFormat(
         f"{name}: expected lists of format {FORMAT} in {folder}, got format {content['format']} of an earlier version; "
         f"mine again: aoq mine {' '.join(filter(None, words))}",
         files,
     )
+
+
+def _objects(content: Any) -> list[tuple[str, dict[str, Any]]]:
+    found = content.items() if isinstance(content, dict) else ()
+    return [(name, value) for name, value in found if isinstance(value, dict)]
+
+
+def _quoted(path: Any, what: str) -> str:
+    """A path as a shell takes it, or what stands for one that is not known."""
+    return shlex.quote(str(path)) if path else what.upper()
 
 
 def describe_problem(task: MiningTask, prints: tuple[str, str], rows: str) -> tuple[dict[str, Any], MinedFrom]:

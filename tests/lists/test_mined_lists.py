@@ -179,7 +179,7 @@ def test_arrays_must_be_what_the_manifest_says(tmp_path: Path, shape: list[int])
 
 OF_A_RUN = {
     "format": 2, "run": "runs/a", "data_fingerprint": "d", "weights_fingerprint": "w",
-    "rules": {"k_text": 20, "repeated_captions": True, "skip": 2, "margin": None, "max_score": 0.9},
+    "rules": {"k_text": 20, "repeated_captions": True, "skip": 2, "margin": -1e-5, "max_score": 0.9},
     "texts": {"file": "hard_texts.npy", "shape": [30, 20], "sha256": "0"},
     "images": {"file": "hard_images.npy", "shape": [90, 4], "sha256": "0"},
 }  # fmt: skip
@@ -188,6 +188,10 @@ BETWEEN_FILES = {
     "format": 1, "files": {},
     "problem": {"k": 300, "k_reverse": 60, "anchor_ids": "0", "anchor_labels": "0", "skip": 0, "max_score": 0.0},
 }  # fmt: skip
+OF_KNOWN_FILES = {
+    "format": 1, "files": {}, "problem": {"k": 3, "anchors": {"sha256": "0"}, "candidates": {"sha256": "1"}},
+    "fingerprints": {"t.safetensors:text": {"sha256": "1"}, "my images.npy:": {"sha256": "0"}},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -195,15 +199,16 @@ BETWEEN_FILES = {
     [
         (
             OF_A_RUN,
-            "--run runs/a --k-text 20 --k-image 4 --skip 2 --max-score 0.9 --repeated-captions --out {} --overwr",
+            "--run runs/a --k-text 20 --k-image 4 --skip=2 --margin=-1e-05 --max-score=0.9 --repeated-captions --out",
         ),
         ({"format": 1, "texts": {"shape": 3}, "rules": []}, "--run RUN --k-text K --k-image K --out {} --overwrite"),
         (OF_THE_FIRST, "--run RUN --k-text 20 --k-image 4 --out {} --overwrite"),
         (
             BETWEEN_FILES,
             "--anchors ANCHORS --candidates CANDIDATES --k 300 --both --k-reverse 60 --text-image-index INDEX "
-            "--captions CAPTIONS --skip 0 --max-score 0.0 --out ANOTHER_FOLDER",
+            "--captions CAPTIONS --skip=0 --max-score=0.0 --out ANOTHER_FOLDER",
         ),
+        (OF_KNOWN_FILES, "--anchors 'my images.npy' --candidates t.safetensors:text --k 3 --out ANOTHER_FOLDER"),
     ],
 )
 def test_earlier_formats_are_refused_with_the_command_that_mines_again(
