@@ -108,8 +108,7 @@ def mine_to_files(
             fingerprint(source, embeddings_file(given), job.known)
             for source, given in zip(sources, (anchors, candidates))
         ]
-        rows = "images" if texts == "candidates" else "texts"
-        problem, mined_from = describe_problem(job.task, (prints[0], prints[1]), rows)
+        problem, mined_from = describe_problem(job.task, (prints[0], prints[1]), texts)
         job.manifest = Manifest(problem, mined_from, fingerprints=job.known)
         return problem
 

@@ -62,7 +62,7 @@ class MinedFrom:
 class Manifest:
     """The content of ``manifest.json``."""
 
-    problem: dict[str, Any]  # everything that decides the lists; "rows": whether they are lists of images or of texts
+    problem: dict[str, Any]  # everything that decides the lists; "texts": which side is texts, as in `mine_to_files`
     mined_from: MinedFrom = MinedFrom()
     shard_rows: int | None = None  # anchors in a shard
     fingerprints: dict[str, Any] = field(default_factory=dict)  # of files of embeddings, so that they are read once
@@ -95,7 +95,7 @@ class Manifest:
             raise _earlier_format(content, folder, name)
         try:
             _check(content, {"format": int, "problem": dict, "mined_from": dict, "fingerprints": dict, "files": dict})
-            _check(content["problem"], {"rows": str}, "problem.")
+            _check(content["problem"], {"texts": str}, "problem.")
             for array, entry in content["files"].items():
                 _check(entry, _ENTRY, f"files.{array}.")
                 if entry["file"] != FILES.get(array):
@@ -171,14 +171,14 @@ def _quoted(path: Any, what: str) -> str:
     return shlex.quote(str(path)) if path else what.upper()
 
 
-def describe_problem(task: MiningTask, prints: tuple[str, str], rows: str) -> tuple[dict[str, Any], MinedFrom]:
+def describe_problem(task: MiningTask, prints: tuple[str, str], texts: str) -> tuple[dict[str, Any], MinedFrom]:
     """Everything that decides the lists, and what they are mined from.
 
     Args:
         prints: the fingerprints of both embeddings.
-        rows: ``"images"`` or ``"texts"``, whichever the anchors are.
+        texts: ``"anchors"`` or ``"candidates"``, whichever are the texts.
     """
-    problem: dict[str, Any] = {"rows": rows}
+    problem: dict[str, Any] = {"texts": texts}
     known = []
     for name, side, fingerprint in (("anchor", task.anchors, prints[0]), ("candidate", task.candidates, prints[1])):
         shape, dtype = list(side.source.shape), str(side.source.dtype).removeprefix("torch.")
@@ -186,7 +186,8 @@ def describe_problem(task: MiningTask, prints: tuple[str, str], rows: str) -> tu
         problem[f"{name}_ids"] = None if side.ids is None else _hash(side.ids)
         problem[f"{name}_labels"] = None if side.labels is None else _hash_labels(side.labels)
         known.append((dtype, shape, fingerprint))
-    return problem | task.rules.values(), MinedFrom(embeddings=_combine(*(known if rows == "images" else known[::-1])))
+    images_first = known if texts == "candidates" else known[::-1]
+    return problem | task.rules.values(), MinedFrom(embeddings=_combine(*images_first))
 
 
 def fingerprint_embeddings(

@@ -82,8 +82,9 @@ class MinedLists:
         """(texts, k)"""
         return self._lists_of("texts")[1]
 
-    def _lists_of(self, rows: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        if self.problem["rows"] == rows:
+    def _lists_of(self, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The lists of the images, or of the texts, whichever of them are the anchors."""
+        if (what == "images") == (self.problem["texts"] == "candidates"):
             return self.indices, self.scores
         if self.reverse_indices is None or self.reverse_scores is None:
             raise ValueError(

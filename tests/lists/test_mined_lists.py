@@ -23,7 +23,7 @@ IMAGES, TEXTS = 30, 90
 OWN = np.arange(TEXTS) // 3  # the image of each text
 
 
-def run_lists(k_text: int = 20, k_image: int = 4, rows: str = "images", **problem: Any) -> MinedLists:
+def run_lists(k_text: int = 20, k_image: int = 4, texts: str = "candidates", **problem: Any) -> MinedLists:
     """Lists as of a run; the ends of some are missing."""
     random = np.random.default_rng(0)
 
@@ -32,9 +32,9 @@ def run_lists(k_text: int = 20, k_image: int = 4, rows: str = "images", **proble
         indices[::3, k // 2 :] = -1
         return indices, np.where(indices >= 0, 0.5, -np.inf).astype(np.float32)
 
-    manifest = Manifest({"rows": rows, "data": "d", "weights": "w", **problem}, MinedFrom("runs/a", 3, "w", "e"))
+    manifest = Manifest({"texts": texts, "data": "d", "weights": "w", **problem}, MinedFrom("runs/a", 3, "w", "e"))
     sides = side(IMAGES, TEXTS, k_text), side(TEXTS, IMAGES, k_image)
-    forward, backward = sides if rows == "images" else sides[::-1]
+    forward, backward = sides if texts == "candidates" else sides[::-1]
     return MinedLists(manifest, *forward, *backward, OWN)
 
 
@@ -44,9 +44,9 @@ def arrays_of(lists: MinedLists) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("rows", ["images", "texts"])
-def test_lists_survive_the_disk(tmp_path: Path, rows: str) -> None:
-    lists = run_lists(rows=rows, k=20, margin=0.1)
+@pytest.mark.parametrize("texts", ["candidates", "anchors"])
+def test_lists_survive_the_disk(tmp_path: Path, texts: str) -> None:
+    lists = run_lists(texts=texts, k=20, margin=0.1)
     run_lists(7, 5).save(tmp_path)  # of which nothing is left
     loaded = MinedLists.load(lists.save(tmp_path))
     for name, before in arrays_of(lists).items():
@@ -57,7 +57,7 @@ def test_lists_survive_the_disk(tmp_path: Path, rows: str) -> None:
     assert loaded.images.shape == loaded.image_scores.shape == (TEXTS, 4)
     assert loaded.fingerprint() == lists.fingerprint()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["format"], manifest["complete"], manifest["problem"]["rows"]) == (3, True, rows)
+    assert (manifest["format"], manifest["complete"], manifest["problem"]["texts"]) == (3, True, texts)
     known = {"manifest.json", *(entry["file"] for entry in manifest["files"].values())}
     assert {path.name for path in tmp_path.iterdir()} == known
     replace(lists, text_image=None).save(tmp_path)
@@ -67,7 +67,7 @@ def test_lists_survive_the_disk(tmp_path: Path, rows: str) -> None:
 def test_the_image_of_each_side_does_not_change_the_draws() -> None:
     lists = run_lists()
     turned = MinedLists(
-        replace(lists.manifest, problem=lists.problem | {"rows": "texts"}),
+        replace(lists.manifest, problem=lists.problem | {"texts": "anchors"}),
         lists.images, lists.image_scores, lists.texts, lists.text_scores,
     )  # fmt: skip
     assert turned.fingerprint() == lists.fingerprint()
@@ -141,7 +141,7 @@ def test_damaged_files_are_refused(tmp_path: Path, file: str, damage: str) -> No
     [
         ({"format": 9}, "expected format 3, got 9"),
         ({"format": "3"}, "expected a number as format, got '3'"),
-        ({"problem": {}}, "expected a text as problem.rows, got None"),
+        ({"problem": {}}, "expected a text as problem.texts, got None"),
         ({"mined_from": {"who": 1}}, "expected .*unexpected keyword argument 'who'"),
         ({"files": []}, r"expected an object as files, got \[\]"),
         ({"files": {"indices": 3}}, "expected an object as files.indices, got 3"),

@@ -375,7 +375,7 @@ def test_recent_lists_are_not_warned_of() -> None:
 
 def write(folder: Path, text_image: bool = True) -> Path:
     """A folder of lists as of a run."""
-    manifest = Manifest({"rows": "images", "data": "d", "weights": "w"}, MinedFrom("runs/a", 3, "w", "e"))
+    manifest = Manifest({"texts": "candidates", "data": "d", "weights": "w"}, MinedFrom("runs/a", 3, "w", "e"))
     texts, images = (side.numpy() for side in lists(dtype=torch.int32))
     scores = (np.zeros(side.shape, np.float32) for side in (texts, images))
     return MinedLists(manifest, texts, next(scores), images, next(scores), OWN.numpy() if text_image else None).save(
