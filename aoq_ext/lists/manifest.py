@@ -94,14 +94,17 @@ class Manifest:
         if isinstance(content, dict) and content.get("format") in (1, 2):
             raise _earlier_format(content, folder, name)
         try:
-            _check(content, {"format": int, "problem": dict, "mined_from": dict, "fingerprints": dict, "files": dict})
+            _check(content, {"format": int})
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {FORMAT}, got {content['format']}")
+            _check(content, {"problem": dict, "mined_from": dict, "fingerprints": dict, "files": dict})
             _check(content["problem"], {"texts": str}, "problem.")
+            if content["files"] and not {"indices", "scores"} <= content["files"].keys():
+                raise ValueError(f"indices and scores among files, got {', '.join(content['files'])}")
             for array, entry in content["files"].items():
                 _check(entry, _ENTRY, f"files.{array}.")
                 if entry["file"] != FILES.get(array):
                     raise ValueError(f"{FILES.get(array)} as files.{array}.file, got {entry['file']}")
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {FORMAT}, got {content['format']}")
             mined_from = MinedFrom(**content["mined_from"])
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: {path}: expected {error}; mine again, into another folder") from error

@@ -139,13 +139,17 @@ def test_damaged_files_are_refused(tmp_path: Path, file: str, damage: str) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 9}, "expected format 3, got 9"),
+        ({"format": 9, "problem": {}}, "expected format 3, got 9"),
         ({"format": "3"}, "expected a number as format, got '3'"),
         ({"problem": {}}, "expected a text as problem.texts, got None"),
         ({"mined_from": {"who": 1}}, "expected .*unexpected keyword argument 'who'"),
         ({"files": []}, r"expected an object as files, got \[\]"),
-        ({"files": {"indices": 3}}, "expected an object as files.indices, got 3"),
-        ({"files": {"indices": {"file": "indices.npy"}}}, "expected a list as files.indices.shape, got None"),
+        ({"files": {"indices": 3}}, "expected indices and scores among files, got indices"),
+        ({"files": {"indices": 3, "scores": {}}}, "expected an object as files.indices, got 3"),
+        (
+            {"files": {"indices": {"file": "indices.npy"}, "scores": {}}},
+            "expected a list as files.indices.shape, got None",
+        ),
     ],
 )
 def test_damaged_manifests_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
