@@ -51,12 +51,15 @@ def mine_to_files(
     k_reverse: int | None = None,
     anchor_labels: Labels | None = None,
     candidate_labels: Labels | None = None,
+    skip: int = 0,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
     memory_limit: int | None = None,
     device: torch.device | str | None = None,
     shard_rows: int | None = None,
     texts: Literal["anchors", "candidates"] = "candidates",
     on_progress: Callable[[MiningProgress], None] | None = None,
-    **others: Any,
 ) -> MinedLists:
     """The lists of `mine_hard_negatives`, to the bit, in a folder.
 
@@ -74,9 +77,8 @@ def mine_to_files(
         shard_rows: anchors in a restartable part, chosen from the sizes without. A folder keeps its first choice.
         texts: which side is the texts of an image-text pair; kept with the lists, for who draws from them.
         on_progress: called after every tile and every shard of this process.
-        others: the other fields of `aoq_ext.mining.rules.MiningRules`: ``skip``, ``margin``, ...
 
-    See `mine_hard_negatives` for what is not said here.
+    See `mine_hard_negatives` for the other arguments.
     """
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
@@ -84,7 +86,9 @@ def mine_to_files(
     processes = joined()
 
     def check() -> tuple[_Job, MiningRules]:
-        rules = MiningRules.given(direction, k, k_reverse, **others)
+        rules = MiningRules.given(
+            direction, k, k_reverse, skip=skip, margin=margin, relative_margin=relative_margin, max_score=max_score
+        )
         if texts not in ("anchors", "candidates"):
             raise ValueError(f'texts must be "anchors" or "candidates", got {texts!r}')
         rows = None if shard_rows is None else as_int("shard_rows", shard_rows)

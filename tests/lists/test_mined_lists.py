@@ -94,9 +94,13 @@ def test_lists_are_saved_over_those_of_a_run_alone(tmp_path: Path) -> None:
         ):
             lists.save(tmp_path)
         assert (tmp_path / "manifest.json").read_text() == content
-    mine_to_files(torch.ones(3, 2), torch.ones(4, 2), tmp_path / "files", 2)
+    between_files = mine_to_files(torch.ones(3, 2), torch.ones(4, 2), tmp_path / "files", 2)
     with pytest.raises(ValueError, match="folder must not hold what is of others"):
         lists.save(tmp_path / "files")
+    for others in (between_files, replace(lists, reverse_indices=None)):
+        with pytest.raises(ValueError, match=r"expected lists that were mined with a run, in both directions, to save"):
+            others.save(tmp_path / "new")
+        assert not (tmp_path / "new").exists()
 
 
 def test_saving_that_was_killed_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
