@@ -18,6 +18,7 @@ __all__ = [
     "build_info",
     "functional",
     "hardest_negatives",
+    "lists",
     "metrics",
     "mine_hard_negatives",
     "mining",

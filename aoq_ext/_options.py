@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from inspect import Parameter, signature
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from ._scalars import as_float
 
@@ -189,7 +189,7 @@ def shown(value: object) -> object:
 
 def parameters(options: type[LossOptions], kind: Any) -> list[Parameter]:
     """The options with their defaults, for a signature."""
-    types = LossKeywords.__annotations__
+    types = get_type_hints(LossKeywords)
     return [
         Parameter(option.name, kind, default=shown(option.default), annotation=types[option.name])
         for option in fields(options)

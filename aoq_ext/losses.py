@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -19,17 +19,23 @@ class _Loss(nn.Module):
 
     options: LossOptions
     _kind: type[LossOptions]
+    _takes: Signature
 
-    def __init_subclass__(cls, kind: type[LossOptions]) -> None:
-        cls._kind = kind
-        shown = parameters(kind, Parameter.POSITIONAL_OR_KEYWORD)
-        cls.__signature__ = Signature(shown)  # type: ignore[attr-defined]
-        for parameter in shown:
-            setattr(cls, parameter.name, option_of("options", kind.create, parameter.name))
+    def __init_subclass__(cls, kind: type[LossOptions] | None = None) -> None:
+        if kind is not None:
+            cls._kind, cls._takes = kind, Signature(parameters(kind, Parameter.POSITIONAL_OR_KEYWORD))
+            for name in cls._takes.parameters:
+                setattr(cls, name, option_of("options", kind.create, name))
+        # What inspect shows; a user's own class may take something else.
+        cls.__signature__ = cls._takes if cls.__init__ is _Loss.__init__ else None  # type: ignore
 
     def __init__(self, *values: Any, **options: Any) -> None:
         super().__init__()
-        self.options = self._kind.create(**signature(type(self)).bind(*values, **options).arguments)
+        try:
+            given = self._takes.bind(*values, **options).arguments
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}() {error}") from error
+        self.options = self._kind.create(**given)
 
     if TYPE_CHECKING:  # the options are attributes that no annotation names
 
@@ -38,7 +44,7 @@ class _Loss(nn.Module):
         def __setattr__(self, name: str, value: Any) -> None: ...
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in signature(type(self)).parameters)
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._takes.parameters)
 
 
 class AdaptiveQuintupletLoss(_Loss, kind=LossOptions):

@@ -157,7 +157,7 @@ def open_earlier(folder: Path, images: int, texts: int) -> Earlier:
     except (ValueError, OSError) as error:
         raise ValueError(f"earlier must be a folder of mined lists, got {folder}: {error}") from error
     lists = _lists(mined.indices, mined.scores), _lists(mined.reverse_indices, mined.reverse_scores)
-    if mined.problem["rows"] == "texts":
+    if mined.problem["texts"] == "anchors":
         lists = lists[::-1]
     for side, count, what in zip(lists, (images, texts), ("images", "texts")):
         if side is not None and len(side.indices) != count:

@@ -19,7 +19,6 @@ from aoq_ext.training.pairs import load_split
 if TYPE_CHECKING:
     from aoq_ext.commands.mine_report import Earlier
     from aoq_ext.lists.manifest import Manifest
-    from aoq_ext.training.load import LoadedRun
 
 
 def mine(parsed: argparse.Namespace) -> int:

@@ -5,10 +5,7 @@ from .manifest import MinedFrom, fingerprint_embeddings
 from .mined_lists import MinedLists
 from .sampler import OfflineNegatives, OfflineNegativeSampler, StaleNegativesWarning
 
-MinedFiles = MinedLists  # its name in `aoq_ext.mining`
-
 __all__ = [
-    "MinedFiles",
     "MinedFrom",
     "MinedLists",
     "OfflineNegativeSampler",

@@ -51,12 +51,15 @@ def mine_to_files(
     k_reverse: int | None = None,
     anchor_labels: Labels | None = None,
     candidate_labels: Labels | None = None,
+    skip: int = 0,
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
     memory_limit: int | None = None,
     device: torch.device | str | None = None,
     shard_rows: int | None = None,
     texts: Literal["anchors", "candidates"] = "candidates",
     on_progress: Callable[[MiningProgress], None] | None = None,
-    **others: Any,
 ) -> MinedLists:
     """The lists of `mine_hard_negatives`, to the bit, in a folder.
 
@@ -74,21 +77,25 @@ def mine_to_files(
         shard_rows: anchors in a restartable part, chosen from the sizes without. A folder keeps its first choice.
         texts: which side is the texts of an image-text pair; kept with the lists, for who draws from them.
         on_progress: called after every tile and every shard of this process.
-        others: the other fields of `aoq_ext.mining.rules.MiningRules`: ``skip``, ``margin``, ...
 
-    See `mine_hard_negatives` for what is not said here.
+    See `mine_hard_negatives` for the other arguments.
     """
-    rules = MiningRules.given(direction, k, k_reverse, **others)
-    if texts not in ("anchors", "candidates"):
-        raise ValueError(f'texts must be "anchors" or "candidates", got {texts!r}')
-    if shard_rows is not None and (shard_rows := as_int("shard_rows", shard_rows)) < 1:
-        raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
-    if memory_limit is not None:
-        memory_limit = as_int("memory_limit", memory_limit)
     inputs = {
         "anchors": anchors, "candidates": candidates, "anchor_ids": anchor_ids, "candidate_ids": candidate_ids,
     }  # fmt: skip
-    job = _Job(expanded(Path(out)), joined(), memory_limit, shard_rows, on_progress)
+    processes = joined()
+
+    def check() -> tuple[_Job, MiningRules]:
+        rules = MiningRules.given(
+            direction, k, k_reverse, skip=skip, margin=margin, relative_margin=relative_margin, max_score=max_score
+        )
+        if texts not in ("anchors", "candidates"):
+            raise ValueError(f'texts must be "anchors" or "candidates", got {texts!r}')
+        rows = None if shard_rows is None else as_int("shard_rows", shard_rows)
+        if rows is not None and rows < 1:
+            raise ValueError(f"shard_rows must be an int of at least 1, got {shard_rows}")
+        limit = None if memory_limit is None else as_int("memory_limit", memory_limit)
+        return _Job(expanded(Path(out)), processes, limit, rows, on_progress), rules
 
     def prepare() -> dict[str, Any]:  # writes nothing
         job.read_manifest()
@@ -105,16 +112,16 @@ def mine_to_files(
             fingerprint(source, embeddings_file(given), job.known)
             for source, given in zip(sources, (anchors, candidates))
         ]
-        rows = "images" if texts == "candidates" else "texts"
-        problem, mined_from = describe_problem(job.task, (prints[0], prints[1]), rows)
+        problem, mined_from = describe_problem(job.task, (prints[0], prints[1]), texts)
         job.manifest = Manifest(problem, mined_from, fingerprints=job.known)
         return problem
 
     with ExitStack() as held:
         held.enter_context(advising("the same command continues the work"))
-        job.processes.by_leader("looking at the folder", lambda: check_out_of_files(out, inputs))
-        problems = job.processes.meet("reading the embeddings", prepare)
-        job.processes.meet("taking the folder", lambda: job.take(held))
+        job, rules = processes.together("checking the arguments", check)
+        processes.by_leader("looking at the folder", lambda: check_out_of_files(out, inputs))
+        problems = processes.meet("reading the embeddings", prepare)
+        processes.meet("taking the folder", lambda: job.take(held))
         job.run(problems)
     return MinedLists.load(job.folder, checksums=False)
 

@@ -62,7 +62,7 @@ class MinedFrom:
 class Manifest:
     """The content of ``manifest.json``."""
 
-    problem: dict[str, Any]  # everything that decides the lists; "rows": whether they are lists of images or of texts
+    problem: dict[str, Any]  # everything that decides the lists; "texts": which side is texts, as in `mine_to_files`
     mined_from: MinedFrom = MinedFrom()
     shard_rows: int | None = None  # anchors in a shard
     fingerprints: dict[str, Any] = field(default_factory=dict)  # of files of embeddings, so that they are read once
@@ -94,14 +94,17 @@ class Manifest:
         if isinstance(content, dict) and content.get("format") in (1, 2):
             raise _earlier_format(content, folder, name)
         try:
-            _check(content, {"format": int, "problem": dict, "mined_from": dict, "fingerprints": dict, "files": dict})
-            _check(content["problem"], {"rows": str}, "problem.")
+            _check(content, {"format": int})
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {FORMAT}, got {content['format']}")
+            _check(content, {"problem": dict, "mined_from": dict, "fingerprints": dict, "files": dict})
+            _check(content["problem"], {"texts": str}, "problem.")
+            if content["files"] and not {"indices", "scores"} <= content["files"].keys():
+                raise ValueError(f"indices and scores among files, got {', '.join(content['files'])}")
             for array, entry in content["files"].items():
                 _check(entry, _ENTRY, f"files.{array}.")
                 if entry["file"] != FILES.get(array):
                     raise ValueError(f"{FILES.get(array)} as files.{array}.file, got {entry['file']}")
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {FORMAT}, got {content['format']}")
             mined_from = MinedFrom(**content["mined_from"])
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: {path}: expected {error}; mine again, into another folder") from error
@@ -136,22 +139,23 @@ def _earlier_format(content: dict[str, Any], folder: Path, name: str) -> Earlier
     between_files = isinstance(content.get("problem"), dict)
     rules = content["problem"] if between_files else content.get("rules")
     rules = rules if isinstance(rules, dict) else {}
-    words = [f"--{rule.replace('_', '-')} {rules[rule]}" for rule in _RULES if rules.get(rule) is not None]
+    words = [f"--{rule.replace('_', '-')}={rules[rule]}" for rule in _RULES if rules.get(rule) is not None]
     files: list[str] = []
     if between_files:
+        prints = {entry.get("sha256"): path.removesuffix(":") for path, entry in _objects(content.get("fingerprints"))}
+        hashes = {side: entry.get("sha256") for side, entry in _objects(rules)}
+        sides = [f"--{side} {_quoted(prints.get(hashes.get(side)), side)}" for side in ("anchors", "candidates")]
         both = f"--both --k-reverse {rules['k_reverse']}" if rules.get("k_reverse") else ""
         ids = "--text-image-index INDEX" if rules.get("anchor_ids") else ""
         captions = "--captions CAPTIONS" if rules.get("anchor_labels") else ""
-        given = ["--anchors ANCHORS --candidates CANDIDATES", f"--k {rules.get('k')}", both, ids, captions]
-        words = [*given, *words, "--out ANOTHER_FOLDER"]
+        words = [*sides, f"--k {rules.get('k')}", both, ids, captions, *words, "--out ANOTHER_FOLDER"]
     else:
-        entries = {entry.get("file"): entry.get("shape") for entry in content.values() if isinstance(entry, dict)}
+        entries = {entry.get("file"): entry.get("shape") for _, entry in _objects(content)}
         files = [file for file in _EARLIER_FILES if file in entries]
         lengths = [entries.get(f"hard_{side}s.npy") for side in ("text", "image")]
         k_text, k_image = (shape[1] if isinstance(shape, list) and len(shape) == 2 else "K" for shape in lengths)
         repeated = "--repeated-captions" if rules.get("repeated_captions") else ""
-        run = shlex.quote(str(content.get("run") or "RUN"))
-        words = [f"--run {run} --k-text {k_text} --k-image {k_image}", *words, repeated]
+        words = [f"--run {_quoted(content.get('run'), 'run')} --k-text {k_text} --k-image {k_image}", *words, repeated]
         words += [f"--out {shlex.quote(str(folder))} --overwrite"]
     return EarlierFormat(
         f"{name}: expected lists of format {FORMAT} in {folder}, got format {content['format']} of an earlier version; "
@@ -160,14 +164,24 @@ def _earlier_format(content: dict[str, Any], folder: Path, name: str) -> Earlier
     )
 
 
-def describe_problem(task: MiningTask, prints: tuple[str, str], rows: str) -> tuple[dict[str, Any], MinedFrom]:
+def _objects(content: Any) -> list[tuple[str, dict[str, Any]]]:
+    found = content.items() if isinstance(content, dict) else ()
+    return [(name, value) for name, value in found if isinstance(value, dict)]
+
+
+def _quoted(path: Any, what: str) -> str:
+    """A path as a shell takes it, or what stands for one that is not known."""
+    return shlex.quote(str(path)) if path else what.upper()
+
+
+def describe_problem(task: MiningTask, prints: tuple[str, str], texts: str) -> tuple[dict[str, Any], MinedFrom]:
     """Everything that decides the lists, and what they are mined from.
 
     Args:
         prints: the fingerprints of both embeddings.
-        rows: ``"images"`` or ``"texts"``, whichever the anchors are.
+        texts: ``"anchors"`` or ``"candidates"``, whichever are the texts.
     """
-    problem: dict[str, Any] = {"rows": rows}
+    problem: dict[str, Any] = {"texts": texts}
     known = []
     for name, side, fingerprint in (("anchor", task.anchors, prints[0]), ("candidate", task.candidates, prints[1])):
         shape, dtype = list(side.source.shape), str(side.source.dtype).removeprefix("torch.")
@@ -175,7 +189,8 @@ def describe_problem(task: MiningTask, prints: tuple[str, str], rows: str) -> tu
         problem[f"{name}_ids"] = None if side.ids is None else _hash(side.ids)
         problem[f"{name}_labels"] = None if side.labels is None else _hash_labels(side.labels)
         known.append((dtype, shape, fingerprint))
-    return problem | task.rules.values(), MinedFrom(embeddings=_combine(*(known if rows == "images" else known[::-1])))
+    images_first = known if texts == "candidates" else known[::-1]
+    return problem | task.rules.values(), MinedFrom(embeddings=_combine(*images_first))
 
 
 def fingerprint_embeddings(

@@ -82,8 +82,9 @@ class MinedLists:
         """(texts, k)"""
         return self._lists_of("texts")[1]
 
-    def _lists_of(self, rows: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        if self.problem["rows"] == rows:
+    def _lists_of(self, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The lists of the images, or of the texts, whichever of them are the anchors."""
+        if (what == "images") == (self.problem["texts"] == "candidates"):
             return self.indices, self.scores
         if self.reverse_indices is None or self.reverse_scores is None:
             raise ValueError(
@@ -115,10 +116,11 @@ class MinedLists:
 
     def save(self, folder: str | Path) -> Path:
         """Write lists that were mined with a run; those of a run that are there are replaced, all else is refused."""
+        if "weights" not in self.problem or self.reverse_indices is None or self.reverse_scores is None:
+            raise ValueError(f"expected lists that were mined with a run, in both directions, to save, got {self}")
         known = check_out_of_run(folder, "folder", overwrite=True)
         folder = expanded(Path(folder))
         begin_lists(folder, self.manifest)
-        assert self.reverse_indices is not None and self.reverse_scores is not None
         forward = _rows(self.indices, self.scores, len(self.reverse_indices))
         reverse = _rows(self.reverse_indices, self.reverse_scores, len(self.indices))
         written = write_lists(folder, self.manifest, forward, reverse, self.text_image)

@@ -115,11 +115,29 @@ class OfflineNegativeSampler:
         self._folder: Path | None = None
         self._warned = False
         self._texts_of_image, self._first_text, self._text_count = _group(self.text_image_index, images)
-        self.top_texts, self.top_images = (
-            _checked_number(name, top, 1) for name, top in (("top_texts", top_texts), ("top_images", top_images))
-        )
-        self._hard_texts = _available("hard_text", hard_text, self.top_texts, texts, "image", "text")  # (N,)
-        self._hard_images = _available("hard_image", hard_image, self.top_images, images, "text", "image")  # (M,)
+        self.top_texts, self.top_images = top_texts, top_images
+
+    @property
+    def top_texts(self) -> int:
+        return self._top_texts
+
+    @top_texts.setter
+    def top_texts(self, top: int) -> None:
+        top = _checked_number("top_texts", top, 1)
+        texts = len(self.hard_image)
+        self._hard_texts = _available("hard_text", self.hard_text, top, texts, "image", "text")  # (N,)
+        self._top_texts = top
+
+    @property
+    def top_images(self) -> int:
+        return self._top_images
+
+    @top_images.setter
+    def top_images(self, top: int) -> None:
+        top = _checked_number("top_images", top, 1)
+        images = len(self.hard_text)
+        self._hard_images = _available("hard_image", self.hard_image, top, images, "text", "image")  # (M,)
+        self._top_images = top
 
     @classmethod
     def from_folder(

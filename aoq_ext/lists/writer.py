@@ -2,7 +2,7 @@
 
 A folder of mined lists holds::
 
-    manifest.json                            the problem, which side is images, and the lists with size and sha256
+    manifest.json                            the problem, which side is texts, and the lists with size and sha256
     indices.npy scores.npy                   (N, k) for the anchors
     reverse_indices.npy reverse_scores.npy   (M, k_reverse) for the candidates, where both directions are mined
     text_image.npy                           (M,) the image of each text, of lists that were mined with a run

@@ -47,5 +47,5 @@ class Embeddings:
             caps=None if self.caps is None else self.caps[start:stop].to(device),
         )
 
-    def with_caps(self, caps: Tensor | None) -> Embeddings:
+    def with_caps(self, caps: Tensor) -> Embeddings:
         return replace(self, caps=caps)

@@ -14,10 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aoq_ext.parallel import Processes
-from aoq_ext.parallel.tensors import exchange_device, gather_equal, reduce_over_ranks, send_to_all
-
 from .._sources import TensorSource, check_all_finite
+from ..parallel import Processes
+from ..parallel.tensors import exchange_device, gather_equal, reduce_over_ranks, send_to_all
 from . import keys
 from .embeddings import Embeddings
 from .engine import OnTile, mine_side

@@ -160,7 +160,7 @@ def _settled(model: Model, data: ImageTextData, options: MiningOptions) -> Minin
 def _problem(model: Model, data: ImageTextData, options: MiningOptions) -> dict[str, Any]:
     """All that decides the lists."""
     return {
-        "rows": "images",
+        "texts": "candidates",
         "weights": fingerprint_weights(model.state_dict()),
         "data": fingerprint_data(data),
         **options.values(),

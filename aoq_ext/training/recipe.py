@@ -21,7 +21,7 @@ from rich.table import Table
 from aoq_ext._files import expanded, write_bytes_atomically
 from aoq_ext._scalars import check_list
 from aoq_ext.data.precomputed import splits_in
-from aoq_ext.lists.manifest import MANIFEST
+from aoq_ext.lists.manifest import Manifest
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
 from aoq_ext.training.evaluation import evaluate_folds
@@ -168,8 +168,7 @@ def run_rounds(
         load_split(recipe.first.data, split)
     device = device or str(Fabric(accelerator=recipe.first.accelerator, devices=1).device)
     _train(recipe.first, STEPS[0], "online triplets", console, on_step, measure)
-    mined = (recipe.lists / MANIFEST).is_file()
-    with nullcontext() if mined else measure(STEPS[1]):
+    with nullcontext() if _is_mined(recipe) else measure(STEPS[1]):
         _mine(recipe, device, console)
     _train(recipe.second, STEPS[2], f"{recipe.second.loss.objective}, from random weights", console, on_step, measure)
     return device
@@ -212,7 +211,7 @@ def _mine(recipe: Recipe, device: str, console: Console) -> None:
     offline = recipe.second.offline
     _announce(console, STEPS[1], f"{offline.top_texts} texts per image, {offline.top_images} images per text")
     loaded = load_run(recipe.first.run, device=device)
-    if (recipe.lists / MANIFEST).is_file():
+    if _is_mined(recipe):
         _check_lists(recipe, loaded)
         drop_work(recipe.lists)  # of a process that was killed after it had written the lists
         console.print(f"done before: {recipe.lists}", highlight=False, soft_wrap=True)
@@ -222,6 +221,11 @@ def _mine(recipe: Recipe, device: str, console: Console) -> None:
         options = MiningOptions(*lengths, rerank=offline.rerank, on_progress=display.update)
         lists = mine_into(recipe.lists, loaded, options)
     console.print(f"{len(lists.texts):,} images × {len(lists.images):,} texts: {recipe.lists}", highlight=False)
+
+
+def _is_mined(recipe: Recipe) -> bool:
+    manifest = Manifest.load(recipe.lists, "offline.lists")
+    return manifest is not None and manifest.complete
 
 
 def _check_lists(recipe: Recipe, loaded: LoadedRun) -> None:

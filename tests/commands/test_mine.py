@@ -463,7 +463,7 @@ def test_the_lists_of_a_run_are_replaced_on_purpose_only(tmp_path: Path, capsys:
     assert cli.main(where) == 0
     rules = json.loads((out / "manifest.json").read_text())["problem"]
     assert {name: rules[name] for name in rules if name not in ("weights", "data")} == {
-        "rows": "images",
+        "texts": "candidates",
         "k": 12, "k_reverse": 6, "repeated_captions": False, "skip": 0, "margin": None, "relative_margin": None,
         "max_score": None, "rerank": None,
     }  # fmt: skip

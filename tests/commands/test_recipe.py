@@ -238,10 +238,14 @@ def test_a_stopped_recipe_ends_with_the_same_figures(
         (tmp_path / "out" / "negatives" / "unfinished").mkdir(parents=True)
         raise Stop
 
-    with monkeypatch.context() as patch:
-        patch.setattr("aoq_ext.training.mining.mine_model", killed)
-        with pytest.raises(Stop):
-            again()
+    def killed_as_it_wrote(*arguments: Any, **options: Any) -> Any:
+        raise Stop
+
+    for place, stop in (("training.mining.mine_model", killed), ("lists.mined_lists.write_lists", killed_as_it_wrote)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"aoq_ext.{place}", stop)
+            with pytest.raises(Stop):
+                again()
     rounds = 0
 
     def in_round_2(steps: int) -> None:

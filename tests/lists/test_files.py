@@ -326,6 +326,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "margin": ({"margin": -2.5}, r"margin: .* with -3.0, got -2.5"),
     "relative_margin": ({"relative_margin": 0.5}, "relative_margin: .* with none, got 0.5"),
     "max_score": ({"max_score": None}, "max_score: .* with 12.0, got none"),
+    "texts": ({"texts": "anchors"}, "texts: .* with candidates, got anchors"),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ IMAGES, TEXTS = 30, 90
 OWN = np.arange(TEXTS) // 3  # the image of each text
 
 
-def run_lists(k_text: int = 20, k_image: int = 4, rows: str = "images", **problem: Any) -> MinedLists:
+def run_lists(k_text: int = 20, k_image: int = 4, texts: str = "candidates", **problem: Any) -> MinedLists:
     """Lists as of a run; the ends of some are missing."""
     random = np.random.default_rng(0)
 
@@ -32,9 +32,9 @@ def run_lists(k_text: int = 20, k_image: int = 4, rows: str = "images", **proble
         indices[::3, k // 2 :] = -1
         return indices, np.where(indices >= 0, 0.5, -np.inf).astype(np.float32)
 
-    manifest = Manifest({"rows": rows, "data": "d", "weights": "w", **problem}, MinedFrom("runs/a", 3, "w", "e"))
+    manifest = Manifest({"texts": texts, "data": "d", "weights": "w", **problem}, MinedFrom("runs/a", 3, "w", "e"))
     sides = side(IMAGES, TEXTS, k_text), side(TEXTS, IMAGES, k_image)
-    forward, backward = sides if rows == "images" else sides[::-1]
+    forward, backward = sides if texts == "candidates" else sides[::-1]
     return MinedLists(manifest, *forward, *backward, OWN)
 
 
@@ -44,9 +44,9 @@ def arrays_of(lists: MinedLists) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("rows", ["images", "texts"])
-def test_lists_survive_the_disk(tmp_path: Path, rows: str) -> None:
-    lists = run_lists(rows=rows, k=20, margin=0.1)
+@pytest.mark.parametrize("texts", ["candidates", "anchors"])
+def test_lists_survive_the_disk(tmp_path: Path, texts: str) -> None:
+    lists = run_lists(texts=texts, k=20, margin=0.1)
     run_lists(7, 5).save(tmp_path)  # of which nothing is left
     loaded = MinedLists.load(lists.save(tmp_path))
     for name, before in arrays_of(lists).items():
@@ -57,7 +57,7 @@ def test_lists_survive_the_disk(tmp_path: Path, rows: str) -> None:
     assert loaded.images.shape == loaded.image_scores.shape == (TEXTS, 4)
     assert loaded.fingerprint() == lists.fingerprint()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["format"], manifest["complete"], manifest["problem"]["rows"]) == (3, True, rows)
+    assert (manifest["format"], manifest["complete"], manifest["problem"]["texts"]) == (3, True, texts)
     known = {"manifest.json", *(entry["file"] for entry in manifest["files"].values())}
     assert {path.name for path in tmp_path.iterdir()} == known
     replace(lists, text_image=None).save(tmp_path)
@@ -67,7 +67,7 @@ def test_lists_survive_the_disk(tmp_path: Path, rows: str) -> None:
 def test_the_image_of_each_side_does_not_change_the_draws() -> None:
     lists = run_lists()
     turned = MinedLists(
-        replace(lists.manifest, problem=lists.problem | {"rows": "texts"}),
+        replace(lists.manifest, problem=lists.problem | {"texts": "anchors"}),
         lists.images, lists.image_scores, lists.texts, lists.text_scores,
     )  # fmt: skip
     assert turned.fingerprint() == lists.fingerprint()
@@ -94,9 +94,13 @@ def test_lists_are_saved_over_those_of_a_run_alone(tmp_path: Path) -> None:
         ):
             lists.save(tmp_path)
         assert (tmp_path / "manifest.json").read_text() == content
-    mine_to_files(torch.ones(3, 2), torch.ones(4, 2), tmp_path / "files", 2)
+    between_files = mine_to_files(torch.ones(3, 2), torch.ones(4, 2), tmp_path / "files", 2)
     with pytest.raises(ValueError, match="folder must not hold what is of others"):
         lists.save(tmp_path / "files")
+    for others in (between_files, replace(lists, reverse_indices=None)):
+        with pytest.raises(ValueError, match=r"expected lists that were mined with a run, in both directions, to save"):
+            others.save(tmp_path / "new")
+        assert not (tmp_path / "new").exists()
 
 
 def test_saving_that_was_killed_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +143,17 @@ def test_damaged_files_are_refused(tmp_path: Path, file: str, damage: str) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 9}, "expected format 3, got 9"),
+        ({"format": 9, "problem": {}}, "expected format 3, got 9"),
         ({"format": "3"}, "expected a number as format, got '3'"),
-        ({"problem": {}}, "expected a text as problem.rows, got None"),
+        ({"problem": {}}, "expected a text as problem.texts, got None"),
         ({"mined_from": {"who": 1}}, "expected .*unexpected keyword argument 'who'"),
         ({"files": []}, r"expected an object as files, got \[\]"),
-        ({"files": {"indices": 3}}, "expected an object as files.indices, got 3"),
-        ({"files": {"indices": {"file": "indices.npy"}}}, "expected a list as files.indices.shape, got None"),
+        ({"files": {"indices": 3}}, "expected indices and scores among files, got indices"),
+        ({"files": {"indices": 3, "scores": {}}}, "expected an object as files.indices, got 3"),
+        (
+            {"files": {"indices": {"file": "indices.npy"}, "scores": {}}},
+            "expected a list as files.indices.shape, got None",
+        ),
     ],
 )
 def test_damaged_manifests_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -179,7 +187,7 @@ def test_arrays_must_be_what_the_manifest_says(tmp_path: Path, shape: list[int])
 
 OF_A_RUN = {
     "format": 2, "run": "runs/a", "data_fingerprint": "d", "weights_fingerprint": "w",
-    "rules": {"k_text": 20, "repeated_captions": True, "skip": 2, "margin": None, "max_score": 0.9},
+    "rules": {"k_text": 20, "repeated_captions": True, "skip": 2, "margin": -1e-5, "max_score": 0.9},
     "texts": {"file": "hard_texts.npy", "shape": [30, 20], "sha256": "0"},
     "images": {"file": "hard_images.npy", "shape": [90, 4], "sha256": "0"},
 }  # fmt: skip
@@ -188,6 +196,10 @@ BETWEEN_FILES = {
     "format": 1, "files": {},
     "problem": {"k": 300, "k_reverse": 60, "anchor_ids": "0", "anchor_labels": "0", "skip": 0, "max_score": 0.0},
 }  # fmt: skip
+OF_KNOWN_FILES = {
+    "format": 1, "files": {}, "problem": {"k": 3, "anchors": {"sha256": "0"}, "candidates": {"sha256": "1"}},
+    "fingerprints": {"t.safetensors:text": {"sha256": "1"}, "my images.npy:": {"sha256": "0"}},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -195,15 +207,16 @@ BETWEEN_FILES = {
     [
         (
             OF_A_RUN,
-            "--run runs/a --k-text 20 --k-image 4 --skip 2 --max-score 0.9 --repeated-captions --out {} --overwr",
+            "--run runs/a --k-text 20 --k-image 4 --skip=2 --margin=-1e-05 --max-score=0.9 --repeated-captions --out",
         ),
         ({"format": 1, "texts": {"shape": 3}, "rules": []}, "--run RUN --k-text K --k-image K --out {} --overwrite"),
         (OF_THE_FIRST, "--run RUN --k-text 20 --k-image 4 --out {} --overwrite"),
         (
             BETWEEN_FILES,
             "--anchors ANCHORS --candidates CANDIDATES --k 300 --both --k-reverse 60 --text-image-index INDEX "
-            "--captions CAPTIONS --skip 0 --max-score 0.0 --out ANOTHER_FOLDER",
+            "--captions CAPTIONS --skip=0 --max-score=0.0 --out ANOTHER_FOLDER",
         ),
+        (OF_KNOWN_FILES, "--anchors 'my images.npy' --candidates t.safetensors:text --k 3 --out ANOTHER_FOLDER"),
     ],
 )
 def test_earlier_formats_are_refused_with_the_command_that_mines_again(

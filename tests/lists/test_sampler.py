@@ -17,17 +17,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import aoq_ext.lists.sampler as module
-from aoq_ext.lists import MinedLists
-from aoq_ext.lists.manifest import Manifest
-from aoq_ext.mining import (
+from aoq_ext.lists import (
     MinedFrom,
+    MinedLists,
     OfflineNegatives,
     OfflineNegativeSampler,
     StaleNegativesWarning,
     fingerprint_embeddings,
-    mine_hard_negatives,
     mine_to_files,
 )
+from aoq_ext.lists.manifest import Manifest
+from aoq_ext.mining import mine_hard_negatives
 
 IMAGES, CAPTIONS = 30, 3
 TEXTS = IMAGES * CAPTIONS
@@ -376,7 +376,7 @@ def test_recent_lists_are_not_warned_of() -> None:
 
 def write(folder: Path, text_image: bool = True) -> Path:
     """A folder of lists as of a run."""
-    manifest = Manifest({"rows": "images", "data": "d", "weights": "w"}, MinedFrom("runs/a", 3, "w", "e"))
+    manifest = Manifest({"texts": "candidates", "data": "d", "weights": "w"}, MinedFrom("runs/a", 3, "w", "e"))
     texts, images = (side.numpy() for side in lists(dtype=torch.int32))
     scores = (np.zeros(side.shape, np.float32) for side in (texts, images))
     return MinedLists(manifest, texts, next(scores), images, next(scores), OWN.numpy() if text_image else None).save(

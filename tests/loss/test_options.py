@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -163,3 +164,33 @@ def test_a_sampler_honours_what_is_set() -> None:
             setattr(sampler, name, 0)
     assert (sampler.top_texts, sampler.top_images) == (1, 60)
     assert pickle.loads(pickle.dumps(sampler)).top_texts == 1
+
+
+class Doubled(aoq_ext.AdaptiveQuintupletLoss):
+    """A loss of a user's own."""
+
+    def forward(self, *operands: Any) -> Any:
+        return 2 * super().forward(*operands)
+
+
+class Lenient(Doubled):
+    def __init__(self, lenience: float) -> None:
+        super().__init__(0.2 - lenience)
+
+
+def test_a_loss_may_be_derived_from() -> None:
+    image, text = operands(aoq_ext.AdaptiveQuintupletLoss)[:2]
+    ours = Lenient(0.1)
+    ours.objective = "online_triplet"
+    model = aoq_ext.AdaptiveQuintupletLoss(0.1, objective="online_triplet")
+    assert torch.equal(ours(image, text), 2 * model(image, text))
+    assert repr(ours) == repr(model).replace("AdaptiveQuintupletLoss", "Lenient")
+    assert inspect.signature(Doubled) == inspect.signature(aoq_ext.AdaptiveQuintupletLoss)
+    assert list(inspect.signature(Lenient).parameters) == ["lenience"]
+
+
+@pytest.mark.parametrize("make", [*LOSSES, Doubled])
+def test_what_is_no_option_is_refused_with_the_name_of_the_loss(make: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{make.__name__}\(\) got an unexpected keyword argument 'margin'$"):
+        make(margin=0.2)
+    assert inspect.signature(make).parameters["margin_online"].annotation is float

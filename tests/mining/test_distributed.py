@@ -35,6 +35,11 @@ def all_of_it(rank: int, root: Path) -> None:
         mine(root / "other", k=5 + rank)
     with pytest.raises(ValueError, match="skip must be at least 0"):
         mine(root / "other", skip=-1)
+    wrong_arguments = {"k": 0, "margin": "far", "texts": "rows", "shard_rows": 0}
+    for name, wrong in wrong_arguments.items():
+        expected = f"{name} must be" if rank == 1 else f"rank 1 failed while checking the arguments: .*{name} must be"
+        with pytest.raises((TypeError, ValueError) if rank == 1 else RuntimeError, match=expected):
+            mine(root / "other", **({name: wrong} if rank == 1 else {}))
     bad = torch.full_like(problem()["anchors"], torch.nan) if rank == 1 else problem()["anchors"]
     expected = "anchors must be finite" if rank == 1 else "rank 1 failed while reading the embeddings: ValueError: anch"
     with pytest.raises(ValueError if rank == 1 else RuntimeError, match=expected):

@@ -44,7 +44,7 @@ def fake_lists(data: ImageTextData, k_text: int = 40, k_image: int = 20) -> Offl
 
     texts, images = rows(groups, text_groups, k_text), rows(text_groups, groups, k_image)
     text_scores, image_scores = (np.where(side >= 0, 0.5, -np.inf).astype(np.float32) for side in (texts, images))
-    problem = {"rows": "images", "data": fingerprint_data(data), "weights": "w"}
+    problem = {"texts": "candidates", "data": fingerprint_data(data), "weights": "w"}
     manifest = Manifest(problem, MinedFrom("runs/round1", 7, "w", "e"))
     return OfflineLists(manifest, texts, text_scores, images, image_scores, data.caption_image)
 
