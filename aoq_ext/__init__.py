@@ -18,7 +18,6 @@ __all__ = [
     "build_info",
     "functional",
     "hardest_negatives",
-    "lists",
     "metrics",
     "mine_hard_negatives",
     "mining",

@@ -5,7 +5,10 @@ from .manifest import MinedFrom, fingerprint_embeddings
 from .mined_lists import MinedLists
 from .sampler import OfflineNegatives, OfflineNegativeSampler, StaleNegativesWarning
 
+MinedFiles = MinedLists  # its name in `aoq_ext.mining`
+
 __all__ = [
+    "MinedFiles",
     "MinedFrom",
     "MinedLists",
     "OfflineNegativeSampler",

@@ -17,17 +17,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import aoq_ext.lists.sampler as module
-from aoq_ext.lists import (
+from aoq_ext.lists import MinedLists
+from aoq_ext.lists.manifest import Manifest
+from aoq_ext.mining import (
     MinedFrom,
-    MinedLists,
     OfflineNegatives,
     OfflineNegativeSampler,
     StaleNegativesWarning,
     fingerprint_embeddings,
+    mine_hard_negatives,
     mine_to_files,
 )
-from aoq_ext.lists.manifest import Manifest
-from aoq_ext.mining import mine_hard_negatives
 
 IMAGES, CAPTIONS = 30, 3
 TEXTS = IMAGES * CAPTIONS

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import aoq_ext
-from aoq_ext import functional, lists, metrics, mining, reference
+from aoq_ext import functional, metrics, mining, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTORIES = {
@@ -105,10 +105,10 @@ def mined_in_files(tmp_path: Path) -> Any:
     np.save(tmp_path / "texts.npy", TEXTS.numpy())
     paths = tmp_path / "images.npy", tmp_path / "texts.npy"
     for folder, rule in (("lists", {"skip": 1}), ("near", {"margin": 0.05})):
-        found = lists.mine_to_files(*paths, tmp_path / folder, 3, **IDS, **rule, direction="both", k_reverse=2)
+        found = mining.mine_to_files(*paths, tmp_path / folder, 3, **IDS, **rule, direction="both", k_reverse=2)
         yield found.indices, found.scores, found.reverse_indices, found.reverse_scores
     yield aoq_ext.mine_hard_negatives(*paths, 3, **IDS, margin=0.05)
-    yield lists.fingerprint_embeddings(IMAGES, TEXTS)
+    yield mining.fingerprint_embeddings(IMAGES, TEXTS)
     sampler = aoq_ext.OfflineNegativeSampler.from_folder(tmp_path / "lists", OWNERS)
     yield [sampler.draw(OWNERS, integers(*range(20))) for _ in range(3)]
 
