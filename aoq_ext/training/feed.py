@@ -84,8 +84,12 @@ class Feed:
         self._order.start(self._requests(epoch, first_step, objective, sampler))
         self._start()
         for step in steps:
-            batches = [self.pairs.rows(*self._next(step)) for _ in range(self.config.accumulate)]
-            yield Step(step, self.batches.step_size, batches)
+            # Nothing here holds on to them while the next are read.
+            yield Step(
+                step,
+                self.batches.step_size,
+                [self.pairs.rows(*self._next(step)) for _ in range(self.config.accumulate)],
+            )
 
     def close(self) -> None:
         """End the processes that read."""
