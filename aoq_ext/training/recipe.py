@@ -184,9 +184,10 @@ def _refuse_other_settings(recipe: Recipe) -> None:
         try:
             check_same_run(to_dict(config), to_dict(load_config(files.config)))
         except ConfigError as error:
+            setting = str(error).partition("; ")[0]  # the advice there is for `aoq train`
             raise ConfigError(
                 f"{recipe.folder} holds a {step} with other settings; choose another --out, or delete {files.folder} "
-                f"({error})"
+                f"({setting})"
             ) from error
 
 
