@@ -62,8 +62,10 @@ def write_bytes_atomically(path: str | Path, data: bytes | memoryview) -> Path:
 
 
 def write_json(path: str | Path, content: object) -> Path:
-    """Write ``content`` as indented JSON to ``path``, as `write_atomically` does; returns ``path``."""
-    return write_bytes_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+    """Write ``content`` as indented JSON in UTF-8 to ``path``, as `write_atomically` does; returns ``path``."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    # What UTF-8 cannot say, of a file name in another encoding, stays escaped, as JSON does it, too.
+    return write_bytes_atomically(path, text.encode(errors="backslashreplace") + b"\n")
 
 
 def nearest_existing(path: str | Path) -> Path:

@@ -40,11 +40,11 @@ from run import environment
 from aoq_ext import reference
 from aoq_ext.data import ImageTextData, Vocabulary, read_rows
 from aoq_ext.data.image_rows import LazyRows
+from aoq_ext.encoders import Features
 from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.parallel import ALONE
 from aoq_ext.training import TrainConfig, load_config
 from aoq_ext.training.batches import Batch, PairBatches
-from aoq_ext.training.features import leaves, transform
 from aoq_ext.training.feed import Feed
 from aoq_ext.training.gradient import Place
 from aoq_ext.training.model import build_model
@@ -200,14 +200,14 @@ class Steps:
             images, (tokens, lengths) = rows.images_at(whole, device), rows.texts_at(whole, device)
         with laps.lap("encoders, forward"):
             image, text, auxiliary = model(images, tokens, lengths, rows.pairs)
-        cut = [transform(side, lambda leaf: leaf.detach().requires_grad_()) for side in (image, text)]
+        cut = [Features(side.values.detach().requires_grad_(), side.lengths) for side in (image, text)]
         with laps.lap("loss, forward"):
             value = self.losses[loss].loss(StepFeatures.of(cut[0], cut[1], rows, rows.group_ids))
         with laps.lap("loss, backward"):
             value.backward()  # type: ignore[no-untyped-call]
         with laps.lap("encoders, backward"):
-            outputs: list[Any] = [*leaves(image), *leaves(text)]
-            gradients: list[Any] = [leaf.grad for side in cut for leaf in leaves(side)]
+            outputs: list[Any] = [image.values, text.values]
+            gradients: list[Any] = [side.values.grad for side in cut]
             if auxiliary is not None:
                 outputs.append(auxiliary * self.config.model.auxiliary_weight)
                 gradients.append(None)

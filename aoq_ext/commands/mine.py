@@ -124,6 +124,8 @@ def _check_shared(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -
         if getattr(parsed, name) is not None and getattr(parsed, needed) is None:
             parser.error(f"{_option(name)} needs {_option(needed)}")
     check_writable(parser, "--report", parsed.report, ".html")
+    if parsed.report is not None:
+        import aoq_ext.report.mined  # noqa: F401  # whose libraries are missed before the work
     check_folder(parser, "--authors-layout", parsed.authors_layout)
     if parsed.data_name is not None:
         from aoq_ext.lists.authors_layout import checked_name

@@ -8,11 +8,14 @@ of both; `EmbeddingModel` is all there is to the first kind, `aoq_ext.encoders.S
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from aoq_ext.encoders.padding import padded_to
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,23 @@ class Features:
         lengths = [None] * len(values) if self.lengths is None else self.lengths.split(sizes)
         return [Features(*part) for part in zip(values, lengths, strict=True)]
 
+    @staticmethod
+    def concatenate(parts: Sequence[Features]) -> Features:
+        """The rows of all parts; where these are padded to different lengths, to the longest."""
+        if len(parts) == 1:
+            return parts[0]
+        longest = max(part.values.shape[1] for part in parts)
+        lengths = [part.lengths for part in parts if part.lengths is not None]
+        values = torch.cat([padded_to(longest, part.values) for part in parts])
+        return Features(values, torch.cat(lengths) if lengths else None)
+
     def to(self, device: torch.device | str) -> Features:
         return Features(self.values.to(device), None if self.lengths is None else self.lengths.to(device))
+
+    def full_precision(self) -> Features:
+        """Half precision, as autocast leaves it, made float32: scores are never compared in less."""
+        half = self.values.dtype in (torch.float16, torch.bfloat16)
+        return Features(self.values.float(), self.lengths) if half else self
 
 
 class MatchingModel(nn.Module, ABC):

@@ -21,6 +21,14 @@ def clear(features: Tensor, mask: Tensor | None) -> Tensor:
     return (features if mask is None else features.masked_fill(~mask.unsqueeze(-1), 0.0)).contiguous()
 
 
+def padded_to(size: int, features: Tensor) -> Tensor:
+    """features: (B, F, ...) -> (B, size, ...), with zeros beyond F"""
+    if features.shape[1] == size:
+        return features
+    more = features.new_zeros(len(features), size - features.shape[1], *features.shape[2:])
+    return torch.cat([features, more], dim=1)
+
+
 def check_features(images: Tensor, texts: Tensor) -> None:
     """images: (N, R, D); texts: (M, L, D)"""
     for name, features, shape in (("images", images, "(N, R, D)"), ("texts", texts, "(M, L, D)")):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aoq_ext.encoders.feature_store import FeatureStore
 from aoq_ext.encoders.model import Features, MatchingModel
+from aoq_ext.encoders.padding import mask_of
 
 
 class PackedFeatures:
@@ -35,10 +36,12 @@ class PackedFeatures:
             self._vectors = batch.values.dim() == 2
             values = batch.values.detach().unsqueeze(1) if self._vectors else batch.values.detach()  # (N, F, D)
             size = values.shape[1]
-            length = values.new_full((len(batch),), size, dtype=torch.int64) if batch.lengths is None else batch.lengths
-            length = length.to(values.device)
-            mask = torch.arange(size, device=length.device) < length.unsqueeze(1)
-            store.add(store.processes.gather(values[mask]))
+            if batch.lengths is None:
+                length, inside = values.new_full((len(batch),), size, dtype=torch.int64), values.flatten(0, 1)
+            else:
+                length = batch.lengths.to(values.device)
+                inside = values[mask_of(length, size)]
+            store.add(store.processes.gather(inside))
             lengths.append(store.processes.gather(length).cpu())
         if not lengths:
             raise ValueError("batches: expected at least one")

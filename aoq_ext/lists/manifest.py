@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .._arrays import HASHED_BYTES, data_of
-from .._files import write_bytes_atomically
+from .._files import write_json
 from .._sources import Source, TensorSource
 from ..mining.side import Ragged
 from ..mining.task import MiningTask
@@ -79,14 +79,14 @@ class Manifest:
             "complete": self.complete,
             **asdict(self),
         }
-        write_bytes_atomically(folder / MANIFEST, json.dumps(content, indent=2).encode() + b"\n")
+        write_json(folder / MANIFEST, content)
 
     @classmethod
     def load(cls, folder: Path, name: str = "folder") -> Manifest | None:
         """The manifest of ``folder``, None where it has none; errors call it ``name``."""
         path = folder / MANIFEST
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:

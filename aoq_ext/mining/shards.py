@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .._arrays import is_intact, write_array
-from .._files import remove_temporaries, visible, write_bytes_atomically
+from .._files import remove_temporaries, visible, write_json
 from .._sources import NpyFile
 from . import keys
 from .task import MiningTask
@@ -99,7 +99,7 @@ class Shards:
             blocks = (block[:, : shape[1]] for block in reverse.split(1 << 16))
             entries.append(write_array(self._reverse(number), shape, "<i8", blocks))
         self._own[str(number)] = entries
-        write_bytes_atomically(self._list, json.dumps(self._own, indent=1).encode() + b"\n")
+        write_json(self._list, self._own)
 
     def read_found(self, block_bytes: int) -> Iterator[Tensor]:
         """The keys of all anchors in order, some (rows, depth) at a time."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from aoq_ext._files import write_bytes_atomically
 from aoq_ext.report import words
 from aoq_ext.report.charts import SERIES
 from aoq_ext.report.pictures import embedded
@@ -27,6 +28,11 @@ environment.globals |= {
     "series": SERIES,
     "style": Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
 }
+
+
+def write(page: str, path: str | Path) -> Path:
+    """Whole or not at all; what UTF-8 cannot say, of a file name in another encoding, is a question mark."""
+    return write_bytes_atomically(path, page.encode(errors="replace"))
 
 
 def render(template: str, **values: object) -> str:

@@ -188,7 +188,6 @@ _MAY_CHANGE = (
     "threads",
     "process_timeout",
     "offline.stale_after",
-    "data.root",  # what is there must be the same: the checkpoint knows its fingerprint
 )
 
 

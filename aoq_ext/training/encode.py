@@ -24,7 +24,6 @@ from aoq_ext.encoders.feature_store import FeatureStore
 from aoq_ext.encoders.model import Features
 from aoq_ext.encoders.score_matrix import PackedFeatures, score_matrix
 from aoq_ext.parallel import ALONE, Processes
-from aoq_ext.training.features import full_precision
 from aoq_ext.training.model import Model
 from aoq_ext.training.pairs import EncodedPairs
 
@@ -32,6 +31,7 @@ _IMAGE_BLOCK = 64  # images whose scores with all texts are made together; what 
 _TEXT_BLOCK = 512
 _TEXTS = 256  # texts of about one length that an image is scored with together
 _POOLED = 4096  # items pooled together
+_EXCHANGED = 64  # batches of vectors that a process keeps until it exchanges them; of fragments, none
 _IN_MEMORY = 1 << 27  # scores; more of them are kept in a file
 _FEATURES_IN_MEMORY = 1 << 30  # bytes of either side; more of them are kept in a file
 
@@ -95,17 +95,22 @@ def _in_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
-    def batches() -> Iterator[Features]:
-        """This process's: of every ``world`` batches one, or at the end none."""
-        for first in range(0, max(1, count), batch_size * processes.world):
-            start = min(first + batch_size * processes.rank, count)
-            rows = slice(start, min(start + batch_size, count))
-            features = full_precision(encode(rows)).rows(slice(0, rows.stop - start))
-            yield Features(features.values.float()) if model.embeds else features
+    def batch(first: int) -> Features:
+        rows = slice(first, min(first + batch_size, count))
+        features = encode(rows).full_precision().rows(slice(0, rows.stop - first))
+        return Features(features.values.float()) if model.embeds else features
+
+    def shares() -> Iterator[Features]:
+        """This process's batches of every group, or at the end none."""
+        firsts, size = range(0, max(1, count), batch_size), processes.world * (_EXCHANGED if model.embeds else 1)
+        for start in range(0, len(firsts), size):
+            group = firsts[start : start + size]
+            own = group[processes.share(len(group))] or [count]
+            yield Features.concatenate([batch(first) for first in own])
 
     store = FeatureStore(_FEATURES_IN_MEMORY, folder, processes, device_of(model) if model.embeds else "cpu")
     with evaluating(model):
-        return PackedFeatures(batches(), store)
+        return PackedFeatures(shares(), store)
 
 
 @dataclass(frozen=True, eq=False)

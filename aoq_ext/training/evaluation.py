@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aoq_ext._files import write_bytes_atomically
+from aoq_ext._files import write_json
 from aoq_ext._scalars import as_int, check_list
 from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings, ranks_from_scores
 from aoq_ext.parallel import ALONE, Processes
@@ -66,7 +66,7 @@ def evaluate_folds(
 def note_result(run: str | Path, split: str, result: dict[str, Any]) -> None:
     """Put a result of `evaluate_run` into the run's ``metrics.json``."""
     path = RunFiles(run).metrics
-    write_bytes_atomically(path, json.dumps({**_noted(path), split: result}, indent=2).encode() + b"\n")
+    write_json(path, {**_noted(path), split: result})
 
 
 def evaluate_ensemble(
@@ -149,7 +149,7 @@ def _described(pairs: EncodedPairs) -> str:
 def _noted(path: Path) -> dict[str, Any]:
     """What ``metrics.json`` holds so far."""
     try:
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ConfigError(f"run: {path} is not valid JSON ({error}); delete it and evaluate again") from error
     if not isinstance(known, dict):

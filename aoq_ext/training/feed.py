@@ -84,8 +84,8 @@ class Feed:
         self._order.start(self._requests(epoch, first_step, objective, sampler))
         self._start()
         for step in steps:
-            batches = [self.pairs.rows(*self._next(step)) for _ in range(self.config.accumulate)]
-            yield Step(step, self.batches.step_size, batches)
+            size, parts = self.batches.step_size, range(self.config.accumulate)
+            yield Step(step, size, [self.pairs.rows(*self._next(step)) for _ in parts])  # held here by no name
 
     def close(self) -> None:
         """End the processes that read."""

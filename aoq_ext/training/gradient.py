@@ -18,8 +18,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from aoq_ext.encoders.model import Features
 from aoq_ext.training import streams
-from aoq_ext.training.features import Features, concatenate, full_precision, leaves, split, transform
 from aoq_ext.training.model import Model
 from aoq_ext.training.objective import TrainingObjective
 from aoq_ext.training.step import StepFeatures, StepRows
@@ -77,8 +77,10 @@ class BatchGradient:
             place.seed_torch(number)
             with torch.no_grad():
                 parts.append(self._encode(rows, chunk, batch_size)[:2])
-        image, text = (transform(concatenate(side), _as_leaf) for side in zip(*parts, strict=True))
+        image, text = (Features.concatenate(side) for side in zip(*parts, strict=True))
         del parts
+        for side in (image, text):
+            side.values.requires_grad_()
         features = self._features(image, text, rows)
         loss = objective.loss(features)
         self.fabric.backward(loss)
@@ -87,7 +89,7 @@ class BatchGradient:
             for buffer, value in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(value)
         sizes = [chunk.stop - chunk.start for chunk in chunks]
-        image_grads, text_grads = (split(transform(side, _gradient), sizes) for side in (image, text))
+        image_grads, text_grads = (_gradient(side.values).split(sizes) for side in (image, text))
         total = None
         for number, chunk in enumerate(chunks):
             place.seed_torch(number)
@@ -107,18 +109,17 @@ class BatchGradient:
             image, text, auxiliary = self.model(images, tokens, lengths, pairs)
         if auxiliary is not None:
             auxiliary = auxiliary * (self.auxiliary_weight * pairs / batch_size)
-        return full_precision(image), full_precision(text), auxiliary
+        return image.full_precision(), text.full_precision(), auxiliary
 
     def _features(self, image: Features, text: Features, rows: StepRows) -> StepFeatures:
         return StepFeatures.of(image, text, rows, rows.group_ids.to(self.fabric.device, non_blocking=True))
 
-    def _send_back(self, both: list[Features], gradients: list[Features], auxiliary: Tensor | None) -> None:
+    def _send_back(self, both: list[Features], gradients: list[Tensor], auxiliary: Tensor | None) -> None:
         outputs, directions = [], []
         for features, gradient in zip(both, gradients, strict=True):
-            for leaf, whole in zip(leaves(features), leaves(gradient), strict=True):
-                if leaf.requires_grad:
-                    outputs.append(leaf)
-                    directions.append(whole[:, : leaf.shape[1]] if leaf.dim() > 1 else whole)  # without padding
+            if features.values.requires_grad:
+                outputs.append(features.values)
+                directions.append(gradient[:, : features.values.shape[1]])  # without padding
         if auxiliary is not None:
             outputs.append(auxiliary)
             directions.append(self._scale() * torch.ones_like(auxiliary))
@@ -131,14 +132,9 @@ class BatchGradient:
         return float(scaler.get_scale()) if scaler is not None else 1.0
 
 
-def _as_leaf(tensor: Tensor) -> Tensor:
-    return tensor.requires_grad_() if tensor.is_floating_point() else tensor
-
-
 def _gradient(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def _result(loss: Tensor, features: StepFeatures, auxiliary: Tensor | None) -> BatchResult:
-    detached = StepFeatures(**{name: transform(part, Tensor.detach) for name, part in vars(features).items()})
-    return BatchResult(loss.detach(), detached, None if auxiliary is None else auxiliary.detach())
+    return BatchResult(loss.detach(), features.detached(), None if auxiliary is None else auxiliary.detach())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aoq_ext._files import write_bytes_atomically
+from aoq_ext._files import write_json
 
 
 @dataclass
@@ -54,8 +54,8 @@ class History:
         return cls(list(state["steps"]), list(state["epochs"]), state["smoothing"])
 
     def save(self, path: str | Path) -> None:
-        write_bytes_atomically(path, json.dumps(self.to_dict(), indent=1).encode() + b"\n")
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        return cls.from_dict(json.loads(Path(path).read_text()))
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))

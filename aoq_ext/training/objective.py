@@ -7,17 +7,15 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from aoq_ext.encoders.model import quintuplet_scores
+from aoq_ext.encoders.model import Features, quintuplet_scores
+from aoq_ext.encoders.padding import padded_to
 from aoq_ext.losses import AdaptiveQuintupletLoss, AdaptiveQuintupletScoreLoss
 from aoq_ext.parallel import Processes, Shares
 from aoq_ext.parallel.tensors import GatherRows
 from aoq_ext.training.config import LossConfig
 from aoq_ext.training.diagnostics import BatchSimilarities
-from aoq_ext.training.features import Features, leaves, pad, rebuild
 from aoq_ext.training.model import Model
 from aoq_ext.training.step import StepFeatures
-
-_SIDES = ("image", "text", "hard_image", "hard_text", "hard_text_image", "hard_image_text")
 
 
 class TrainingObjective:
@@ -40,12 +38,11 @@ class TrainingObjective:
     def loss(self, features: StepFeatures) -> Tensor:
         """The sum over all pairs of the batch."""
         if self.model.embeds:
-            sides = (getattr(features, name) for name in _SIDES)
-            given = [None if side is None else side.values for side in sides]
+            vectors = {name: side.values for name, side in features.sides.items()}
+            loss: Tensor = self.function(**vectors, group_ids=features.group_ids)
         else:
             own = self._own_similarities(features)
-            given = [own.scores, *own.offline]
-        loss: Tensor = self.function(*given, group_ids=features.group_ids)
+            loss = self.function(own.scores, *own.offline, group_ids=own.group_ids)
         return loss
 
     @torch.no_grad()
@@ -57,20 +54,14 @@ class TrainingObjective:
 
     def _own_similarities(self, features: StepFeatures) -> BatchSimilarities:
         """Those of this process's images, with the texts of all."""
-        sides = {name: getattr(features, name) for name in _SIDES}
-        scores = quintuplet_scores(self.model, **sides, texts=self._everyones(features.text))
+        scores = quintuplet_scores(self.model, **features.sides, texts=self._everyones(features.text))
         return BatchSimilarities(scores.pop("scores"), features.group_ids, tuple(scores.values()))
 
     def _everyones(self, texts: Features) -> Features:
         """The texts of all processes in rank order, padded to the longest of them."""
         if self.processes.alone:
             return texts
-        parts = leaves(texts)
-        shapes = self.processes.meet("exchanging texts", lambda: [tuple(part.shape) for part in parts])
-        shares = Shares(tuple(own[0][0] for own in shapes), self.processes.rank)
-        gathered = []
-        for number, part in enumerate(parts):
-            if part.dim() > 1:
-                part = pad(part, max(own[number][1] for own in shapes))
-            gathered.append(GatherRows.apply(part, shares))
-        return rebuild(texts, gathered)
+        rows, sizes = zip(*self.processes.meet("exchanging texts", lambda: texts.values.shape[:2]), strict=True)
+        shares = Shares(rows, self.processes.rank)
+        values = GatherRows.apply(padded_to(max(sizes), texts.values), shares)
+        return Features(values, None if texts.lengths is None else GatherRows.apply(texts.lengths, shares))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,11 +29,6 @@ class OfflineLists(MinedLists):
     @property
     def weights_fingerprint(self) -> str:
         return str(self.problem["weights"])
-
-    @property
-    def rules(self) -> dict[str, Any]:
-        """How long the lists are and what may be in them, by name."""
-        return self.problem
 
     @classmethod
     def load(cls, folder: str | Path, *, checksums: bool = True) -> OfflineLists:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data import ImageTextData
+from aoq_ext.data import ImageTextData
 
 _MOST_PAIRS = 8192
 
@@ -27,7 +27,7 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class PairSimilarities:
-    """PairSimilarities of the same N training pairs, seen through one model."""
+    """Similarities of the same N training pairs, seen through one model."""
 
     positive: NDArray[np.float32]  # (N,) image and its own caption
     online: NDArray[np.float32]  # (N,) image and the hardest wrong caption of a random batch

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from aoq_ext._files import expanded, write_bytes_atomically
+from aoq_ext._files import expanded, write_json
 from aoq_ext._scalars import check_list
 from aoq_ext.data.precomputed import splits_in
 from aoq_ext.lists.manifest import Manifest
@@ -183,9 +183,10 @@ def _refuse_other_settings(recipe: Recipe) -> None:
         try:
             check_same_run(to_dict(config), to_dict(load_config(files.config)))
         except ConfigError as error:
+            setting = str(error).partition("; ")[0]  # the advice there is for `aoq train`
             raise ConfigError(
                 f"{recipe.folder} holds a {step} with other settings; choose another --out, or delete {files.folder} "
-                f"({error})"
+                f"({setting})"
             ) from error
 
 
@@ -232,7 +233,7 @@ def _check_lists(recipe: Recipe, loaded: LoadedRun) -> None:
     """Refuse lists of other weights, data or rules, or shorter ones than round 2 draws from."""
     lists, offline = OfflineLists.load(recipe.lists), recipe.second.offline
     data = load_split(recipe.first.data, recipe.first.data.train_split)
-    rerank = (lists.rules or {}).get("rerank")  # None: not by scores, or of a version that did not say
+    rerank = lists.problem.get("rerank")  # None: not by scores, or of a version that did not say
     for what, expected, got in (
         ("of the weights of round 1", fingerprint_weights(loaded.model.state_dict()), lists.weights_fingerprint),
         ("of the training set", fingerprint_data(data), lists.data_fingerprint),
@@ -272,14 +273,14 @@ def _evaluate(recipe: Recipe, device: str, console: Console) -> Results:
             if missing:
                 measured = evaluate_folds(loaded, split, [each.folds for each in missing])
                 found |= {str(each): result | of for each, result in zip(missing, measured, strict=True)}
-                write_bytes_atomically(recipe.metrics, json.dumps(known, indent=2).encode() + b"\n")
+                write_json(recipe.metrics, known)
         results[step] = {str(evaluation): found[str(evaluation)] for evaluation in recipe.evaluations}
     return results
 
 
 def _noted(path: Path) -> Results:
     try:
-        known: Results = json.loads(path.read_text()) if path.is_file() else {}
+        known: Results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ConfigError(f"{path}: expected valid JSON, got {error}; delete it to evaluate again") from error
     return known

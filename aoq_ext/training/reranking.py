@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from aoq_ext._arrays import data_of
-from aoq_ext._files import remove_temporaries, write_atomically, write_bytes_atomically
+from aoq_ext._files import remove_temporaries, write_atomically, write_json
 from aoq_ext.lists.manifest import OtherProblem
 from aoq_ext.mining.progress import MiningProgress
 from aoq_ext.parallel import ALONE, Processes
@@ -124,12 +124,12 @@ class _Finished:
     def begin(self, blocks: int) -> list[int]:
         """The blocks that are there, undamaged; refuses the folder of another problem."""
         path = self.folder / "problem.json"
-        known = json.loads(path.read_text()) if path.is_file() else self.problem
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else self.problem
         for name, value in self.problem.items():
             if known.get(name) != value:
                 raise OtherProblem(f"{name}: {self.folder} holds scores of others; mine into another folder")
         remove_temporaries(self.folder)
-        write_bytes_atomically(path, json.dumps(self.problem, indent=2).encode() + b"\n")
+        write_json(path, self.problem)
         return [number for number in range(blocks) if self.read(number) is not None]
 
     def read(self, number: int) -> Tensor | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aoq_ext.encoders.model import Features
 from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.training.batches import Batch, Indices
-from aoq_ext.training.features import Features, split
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,24 @@ class StepFeatures:
     image: Features  # x (B)
     text: Features  # y (B)
     group_ids: Tensor  # (B,)
-    hard_image: Features = None  # x̃ (B), where the objective needs it; likewise
-    hard_text: Features = None  # ỹ
-    hard_text_image: Features = None  # x̂, the image of ỹ
-    hard_image_text: Features = None  # ŷ, a text of x̃
+    hard_image: Features | None = None  # x̃ (B), where the objective needs it; likewise
+    hard_text: Features | None = None  # ỹ
+    hard_text_image: Features | None = None  # x̂, the image of ỹ
+    hard_image_text: Features | None = None  # ŷ, a text of x̃
 
     @classmethod
     def of(cls, image: Features, text: Features, rows: StepRows, group_ids: Tensor) -> StepFeatures:
         """image, text: features of all P rows"""
         sizes = [rows.pairs] * (len(rows.lengths) // rows.pairs)
-        images, texts = split(image, sizes), split(text, sizes)
+        images, texts = image.split(sizes), text.split(sizes)
         return cls(images[0], texts[0], group_ids, *images[1:2], *texts[1:2], *images[2:], *texts[2:])
+
+    @property
+    def sides(self) -> dict[str, Features]:
+        """Those that there are, by name."""
+        return {name: part for name, part in vars(self).items() if isinstance(part, Features)}
+
+    def detached(self) -> StepFeatures:
+        """Without the graph."""
+        sides: dict[str, Any] = {name: Features(of.values.detach(), of.lengths) for name, of in self.sides.items()}
+        return replace(self, **sides)

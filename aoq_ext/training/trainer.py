@@ -205,6 +205,7 @@ class Trainer:
             if self.step % config.checkpoint_every == 0:
                 self._save()
             self.on_step(self.step)
+            del step  # and its images, before the next are read
 
     def _finish_epoch(self, epoch: int, objective: TrainingObjective, seconds: float) -> None:
         loss = self.epoch_loss.item() / (self.batches.steps_per_epoch * self.batches.step_size)

@@ -116,7 +116,7 @@ def test_interrupted_demo_goes_on(finished, tmp_path, monkeypatch) -> None:
 
 def test_other_settings_need_another_folder(finished) -> None:
     folder, _ = finished
-    with pytest.raises(ConfigError, match="holds a round 1 with other settings; choose another --out"):
+    with pytest.raises(ConfigError, match=r"with other settings; choose another --out, .* with 0, got 1\)$"):
         demo.run_demo(folder, seed=1, quick=True, console=Console(file=io.StringIO()))
 
 

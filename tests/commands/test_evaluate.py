@@ -223,10 +223,10 @@ def test_a_result_that_cannot_be_saved_is_shown(
 ) -> None:
     from aoq_ext.training import evaluation
 
-    def refuse(path: Path, data: bytes) -> None:
+    def refuse(path: Path, content: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(evaluation, "write_bytes_atomically", refuse)
+    monkeypatch.setattr(evaluation, "write_json", refuse)
     assert cli.main(["eval", "--run", str(runs[1]), "--split", "val"]) == 0
     said = capsys.readouterr()
     assert "toy/val: 20 images" in said.out

@@ -147,6 +147,17 @@ def test_a_report(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "No earlier mining" not in Path("second.html").read_text()
 
 
+def test_what_a_report_needs_is_missed_before_the_work(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mined", "mined.page", "pages"):
+        monkeypatch.delitem(sys.modules, f"aoq_ext.report.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert cli.main([*MINE, "--report", "page.html"]) == 1
+    assert 'this command needs jinja2, which is not installed: pip install "aoq_ext[train]"' in capsys.readouterr().err
+    assert not (files / "out").exists()
+
+
 def test_the_authors_layout(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         "--both",

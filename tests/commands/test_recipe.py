@@ -363,7 +363,7 @@ def test_negatives_are_reranked_as_round_2_has_it(
     recipe.second.offline.rerank = 2
     run(recipe)
     lists = OfflineLists.load(recipe.lists)
-    assert lists.rules is not None and lists.rules["rerank"] == 2
+    assert lists.problem["rerank"] == 2
     expected = mine_run(recipe.first.run, 8, 4, rerank=2)
     assert lists.fingerprint() == expected.fingerprint() != mine_run(recipe.first.run, 8, 4).fingerprint()
     shutil.rmtree(tmp_path / "out/round2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aoq_ext._files import write_atomically, write_bytes_atomically
+from aoq_ext._files import write_atomically, write_bytes_atomically, write_json
 from aoq_ext.data import EMOJI_SPLITS, DataError, ImageTextData, load_emoji, tokenize
 from aoq_ext.data.emoji_set import ARCHIVE, CHECKSUMS, EMOJI_ROOT, decode_pixels, encode_pixels
 
@@ -257,6 +258,13 @@ def test_atomic_write_replaces_and_makes_folders(tmp_path):
     assert np.load(path).tolist() == [0, 1, 2]
     assert path.stat().st_mode & 0o777 == 0o640
     assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_json_of_any_text_reads_back(tmp_path):
+    content = {"caption": "猫", "file": "caf\udce9.npy"}  # as the system gives a name in Latin-1
+    written = write_json(tmp_path / "file.json", content).read_bytes()
+    assert "猫".encode() in written
+    assert json.loads(written) == content
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

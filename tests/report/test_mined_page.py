@@ -70,6 +70,11 @@ def test_same_data_same_bytes_written_whole(data: MiningRecord, tmp_path: Path) 
     assert [file.name for file in path.parent.iterdir()] == ["page.html"]
 
 
+def test_a_title_that_is_no_utf8_is_written(data: MiningRecord, tmp_path: Path) -> None:
+    path = write_mining_report(replace(data, title="caf\udce9"), tmp_path / "page.html")  # a folder named in Latin-1
+    assert "<h1>caf?</h1>" in path.read_text(encoding="utf-8")
+
+
 def test_hostile_text_is_escaped(data: MiningRecord) -> None:
     hostile = replace(
         data,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
@@ -207,6 +208,15 @@ def test_images_in_memory_are_read_by_the_process_itself(
     pairs = EncodedPairs(data := load_split(config.data, "train"), make_tokenizer(config.data, data.captions))
     batches = PairBatches(pairs.captions, config.batch_size, config.seed)
     assert Feed(config, pairs, batches, ALONE)._loader.num_workers == workers
+
+
+def test_a_step_that_is_over_holds_no_images(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", "array", 0)
+    pairs = EncodedPairs(data := load_split(config.data, "train"), make_tokenizer(config.data, data.captions))
+    batches = PairBatches(pairs.captions, config.batch_size, config.seed)
+    steps = Feed(config, pairs, batches, ALONE).epoch(0, 0, "online_triplet", None)
+    images = weakref.ref(next(steps).batches[0].images)
+    assert images() is None
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aoq_ext.metrics import retrieval_metrics
+from aoq_ext.parallel import ALONE
 from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, TrainConfig, evaluate_run, load_run, train
 from aoq_ext.training.checkpoint import CheckpointError
 from aoq_ext.training.config import DataConfig
@@ -105,6 +106,13 @@ def test_a_loaded_run_embeds_as_it_was_evaluated(round1: Path) -> None:
     torch.testing.assert_close(images, loaded.embed_images(data.images))
     assert not loaded.model.training
     assert load_run(round1, "last").epoch == 4
+
+
+def test_vectors_of_many_batches_are_exchanged_together(round1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanged: list[torch.Tensor] = []
+    monkeypatch.setattr(type(ALONE), "gather", lambda self, rows, sizes=None: exchanged.append(rows) or rows)
+    assert len(load_run(round1).embed_images(load_toy("val").images, batch_size=1)) == 20
+    assert len(exchanged) == 2  # vectors, and of how many fragments each image is
 
 
 def test_a_loaded_run_embeds_nothing(round1: Path) -> None:

@@ -19,13 +19,12 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from aoq_ext.data import Vocabulary
-from aoq_ext.encoders import EmbeddingModel, GRUEncoder
+from aoq_ext.encoders import EmbeddingModel, Features, GRUEncoder
 from aoq_ext.lists import OfflineNegativeSampler
 from aoq_ext.parallel import ALONE
 from aoq_ext.training import Component, ConfigError, History, LossConfig, ModelConfig, OptimizerConfig, load_run, train
 from aoq_ext.training.batches import Batch
 from aoq_ext.training.checkpoint import load_checkpoint
-from aoq_ext.training.features import concatenate, leaves, split
 from aoq_ext.training.gradient import BatchGradient, BatchResult, Place
 from aoq_ext.training.model import Model
 from aoq_ext.training.objective import TrainingObjective
@@ -105,9 +104,9 @@ def test_the_gradient_is_that_of_the_whole_batch(objective: str, online: str, mi
     assert any(bool(gradient.any()) for gradient in gradients)
     torch.testing.assert_close(got.loss, expected.loss, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(others, gradients, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(
-        leaves(tuple(vars(got.features).values())), leaves(tuple(vars(expected.features).values()))
-    )
+    assert got.features.sides.keys() == expected.features.sides.keys()
+    for name, side in expected.features.sides.items():
+        torch.testing.assert_close(got.features.sides[name].values, side.values)
 
 
 def test_in_float32_it_is_so_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +128,7 @@ def test_both_passes_drop_the_same() -> None:
         images = rows.images_at(chunk, torch.device("cpu"))
         tokens = rows.texts_at(chunk, torch.device("cpu"))
         parts.append(setting.model(images, *tokens)[:2])
-    images, texts = (concatenate(side) for side in zip(*parts, strict=True))
+    images, texts = (Features.concatenate(side) for side in zip(*parts, strict=True))
     torch.testing.assert_close(images.values[:23], result.features.image.values, rtol=1e-12, atol=1e-12)
     loss = TrainingObjective(setting.model, LossConfig(), "adaptive_quintuplet", "hardest", ALONE)
     setting.model.zero_grad()
@@ -220,16 +219,16 @@ def test_chunks_keep_pairs_and_negatives_apart() -> None:
     assert rows.chunks(None) == rows.chunks(15) == rows.chunks(99) == [slice(0, 15)]
 
 
-def test_features_of_any_make() -> None:
-    first = {"words": torch.ones(2, 3, 4), "lengths": (torch.tensor([3, 1]), None)}
-    second = {"words": torch.ones(1, 5, 4), "lengths": (torch.tensor([5]), None)}
-    whole = concatenate([first, second])
-    assert whole["words"].shape == (3, 5, 4)
-    assert whole["words"].sum(dim=(1, 2)).tolist() == [12, 12, 20]
-    assert whole["lengths"][0].tolist() == [3, 1, 5]
-    assert [len(leaves(part)[0]) for part in split(whole, [1, 2])] == [1, 2]
-    with pytest.raises(TypeError, match="features must be tensors, or tuples, dicts or dataclasses of them, got str"):
-        leaves("text")
+def test_features_of_different_lengths_are_padded_to_the_longest() -> None:
+    first, second = (
+        Features(torch.ones(2, 3, 4), torch.tensor([3, 1])),
+        Features(torch.ones(1, 5, 4), torch.tensor([5])),
+    )
+    whole = Features.concatenate([first, second])
+    assert whole.values.shape == (3, 5, 4)
+    assert whole.values.sum(dim=(1, 2)).tolist() == [12, 12, 20]
+    assert whole.lengths is not None and whole.lengths.tolist() == [3, 1, 5]
+    assert [len(part) for part in whole.split([1, 2])] == [1, 2]
 
 
 def flat(**changes: Any) -> dict[str, Any]:

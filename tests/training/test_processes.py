@@ -123,11 +123,15 @@ def same_model(rank: int, folder: Path) -> None:
     processes = joined()
     run = load_run(folder / "round1")
     pairs = EncodedPairs(load_split(run.config.data, "train"), run.vocabulary)
-    for batch_size in (7, 16, 100):
-        whole = encode_images(run.model, pairs.data.images, batch_size).values
-        assert torch.equal(encode_images(run.model, pairs.data.images, batch_size, processes).values, whole)
-        texts = encode_texts(run.model, pairs.tokens, pairs.lengths, batch_size).values
-        assert torch.equal(encode_texts(run.model, pairs.tokens, pairs.lengths, batch_size, processes).values, texts)
+    with pytest.MonkeyPatch.context() as patch:
+        for batch_size, exchanged, in_memory in ((7, 64, 1 << 30), (16, 1, 1 << 30), (100, 64, 1 << 30), (5, 2, 0)):
+            patch.setattr("aoq_ext.training.encode._EXCHANGED", exchanged)
+            patch.setattr("aoq_ext.training.encode._FEATURES_IN_MEMORY", in_memory)
+            for encode, side in (
+                (encode_images, (pairs.data.images,)), (encode_texts, (pairs.tokens, pairs.lengths)),
+            ):  # fmt: skip
+                one, three = (encode(run.model, *side, batch_size, who).values for who in (ALONE, processes))
+                assert torch.equal(one, three)
     assert evaluate(run.model, pairs, processes=processes) == evaluate(run.model, pairs)
     expected, got = (mine_model(run.model, pairs, MiningOptions(30, 15), processes=who) for who in (ALONE, processes))
     assert got.fingerprint() == expected.fingerprint()

@@ -10,12 +10,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from aoq_ext._files import write_bytes_atomically
 from aoq_ext.mining.statistics import MiningRecord, collect, for_machines
 from aoq_ext.mining.statistics.overlap import mean
 from aoq_ext.mining.statistics.suspects import CASES_SHOWN
 from aoq_ext.report.mined import figures, tables, words
-from aoq_ext.report.pages import environment, render
+from aoq_ext.report.pages import environment, render, write
 
 environment.filters |= {
     name: getattr(words, name)
@@ -53,7 +52,7 @@ def render_mining_report(data: MiningRecord) -> str:
 
 def write_mining_report(data: MiningRecord, path: str | Path) -> Path:
     """Render and write whole or not at all; returns the path."""
-    return write_bytes_atomically(path, render_mining_report(data).encode())
+    return write(render_mining_report(data), path)
 
 
 def _pixels(data: MiningRecord, image: int) -> NDArray[np.uint8] | None:

@@ -12,7 +12,7 @@ from aoq_ext.mining.statistics.scan import TOP
 from aoq_ext.mining.statistics.summary import percentiles
 from aoq_ext.report.mined.words import UNKNOWN, decimal, percent, score
 
-SERIES = {
+MEANINGS = {
     "hardest": "hardest negative",
     "tenth": f"negative at rank {TOP}",
     "last": "negative at rank k, the last",
@@ -61,7 +61,7 @@ def score_table(found: list[Statistics]) -> ComparisonTable:
         [statistics.direction.title for statistics in found],
         [
             (text.split(":")[0], [cell(name, column) for column in range(len(found))])
-            for name, text in SERIES.items()
+            for name, text in MEANINGS.items()
             if any(name in names for names in series)
         ],
     )

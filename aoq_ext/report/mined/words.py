@@ -5,7 +5,7 @@ from __future__ import annotations
 from aoq_ext.mining.statistics import Statistics
 from aoq_ext.mining.statistics.summary import median
 from aoq_ext.report.charts import tick_text
-from aoq_ext.report.words import listed, plural
+from aoq_ext.report.words import listed, number, plural
 
 UNKNOWN = "—"
 
@@ -27,10 +27,7 @@ def percent(share: float | None) -> str:
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    if value is None:
-        return UNKNOWN
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+    return UNKNOWN if value is None else number(value, digits)
 
 
 def hardness_takeaway(statistics: Statistics) -> str:

@@ -19,6 +19,7 @@ from aoq_ext.data import ImageTextData
 from aoq_ext.metrics import RetrievalRanks, ranks_from_embeddings
 from aoq_ext.report.run import gallery
 from aoq_ext.report.run.data import MinedImage, ReportData, Round, Split
+from aoq_ext.report.words import plural
 from aoq_ext.training import History, LoadedRun, OfflineLists, TrainConfig, load_run
 from aoq_ext.training.config import to_dict
 from aoq_ext.training.pair_sample import PairSample, PairSimilarities
@@ -141,8 +142,4 @@ def _mined(run: LoadedRun, train: ImageTextData, lists: OfflineLists, seed: int)
 def machine() -> str:
     """The processor as it calls itself, and how much of it torch uses."""
     cores, threads = available_cores(), torch.get_num_threads()
-    return f"{_count(cores, 'CPU core')} ({processor_name()}), {platform.system()}, {_count(threads, 'torch thread')}"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+    return f"{plural(cores, 'CPU core')} ({processor_name()}), {platform.system()}, {plural(threads, 'torch thread')}"

@@ -9,7 +9,7 @@ from aoq_ext.report.charts import BINS, Axis, Chart, epoch_axis, linear_axis, lo
 from aoq_ext.report.run.data import Round
 from aoq_ext.training.pair_sample import PairSimilarities
 
-SERIES = ("positive", "online", "offline")
+KINDS = ("positive", "online", "offline")
 
 
 def training_curves(first: Round, second: Round) -> list[Markup]:
@@ -43,17 +43,17 @@ def _curves(title: str, y: Axis, x: Axis, first: Round, second: Round, key: str 
 
 def similarity_histograms(first: PairSimilarities, second: PairSimilarities) -> list[Markup]:
     """One panel a round, on the same axes."""
-    everything = np.concatenate([getattr(run, name) for run in (first, second) for name in SERIES])
+    everything = np.concatenate([getattr(run, name) for run in (first, second) for name in KINDS])
     x = linear_axis("similarity (dot product)", float(everything.min()), float(everything.max()), count=7)
     edges = np.linspace(x.low, x.high, BINS + 1)
-    heights = [[shares(getattr(run, name), edges) for name in SERIES] for run in (first, second)]
+    heights = [[shares(getattr(run, name), edges) for name in KINDS] for run in (first, second)]
     y = linear_axis("training pairs in the bin (%)", 0.0, float(np.max(heights)))
     panels = []
     for run, drawn, title in ((first, heights[0], "After round 1"), (second, heights[1], "After round 2")):
         panel = Chart(title, f"{title}: histograms of positive, online and offline negative similarity", x, y)
-        for name, height in zip(SERIES, drawn, strict=True):
+        for name, height in zip(KINDS, drawn, strict=True):
             panel.outline(edges, height, name)
-        for name in SERIES:
+        for name in KINDS:
             panel.rule(float(np.median(getattr(run, name))), name)
         panels.append(panel.render())
     return panels

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aoq_ext._files import write_bytes_atomically
-from aoq_ext.report.pages import render
+from aoq_ext.report.pages import render, write
 from aoq_ext.report.run import words
 from aoq_ext.report.run.data import ReportData
 from aoq_ext.report.run.figures import similarity_histograms, training_curves
@@ -25,4 +24,4 @@ def render_report(data: ReportData) -> str:
 
 def write_report(data: ReportData, path: str | Path) -> Path:
     """Render and write whole or not at all; returns the path."""
-    return write_bytes_atomically(path, render_report(data).encode())
+    return write(render_report(data), path)
