@@ -1,6 +1,6 @@
 // Every operator schema. Each implementation is registered beside its code; aoq_ext/ops/fakes.py says what shapes they
-// return, aoq_ext/ops/autograd.py how they are differentiated. `numbers` and `codes` are the options of the loss, in the
-// order of LossParams.
+// return, aoq_ext/ops/autograd.py how they are differentiated. `numbers` and `codes` are the options of the loss, in
+// the order of LossParams.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(aoq, m) {
