@@ -96,10 +96,12 @@ def _read(folder: Path, name: str) -> bytes:
 def pack_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, 32, 32) values from 0 to 3 -> (N, 32, 8), four in a byte; the inverse is `unpack_pixels`."""
     parts = [pixels[..., place::_PER_BYTE] << np.uint8(2 * place) for place in range(_PER_BYTE)]
-    return np.bitwise_or.reduce(parts)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(parts)
+    return packed
 
 
 def unpack_pixels(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, 32, 8) -> (N, 32, 32)"""
     places = np.arange(0, 2 * _PER_BYTE, 2, dtype=np.uint8)
-    return (packed[..., None] >> places & 3).reshape(*packed.shape[:-1], -1)
+    values: NDArray[np.uint8] = packed[..., None] >> places & np.uint8(LEVELS - 1)
+    return values.reshape(*packed.shape[:-1], -1)

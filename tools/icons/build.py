@@ -112,7 +112,7 @@ def icons_of(of: IconSet, keywords: Keywords) -> Iterator[Icon]:
     size = {side: icons.get(side, 16) for side in ("width", "height")} | {"left": 0, "top": 0}
     other_names = defaultdict(list)
     for alias, entry in icons.get("aliases", {}).items():
-        if entry.keys() == {"parent"}:  # and not turned or mirrored
+        if entry.keys() == {"parent"} and not alias.endswith("2x"):  # and not turned, mirrored, or another size
             other_names[entry["parent"]].append(alias)
     known = {words(of, name)[0] for name in icons["icons"]}
     best: dict[Any, tuple[int, str]] = {}
