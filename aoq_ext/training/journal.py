@@ -35,7 +35,11 @@ class Journal:
         self.leads = leads
         self.console = (console or Console()) if leads else Console(quiet=True)
         self.history = History(smoothing=config.data.smoothing)
-        self.detector = CollapseDetector(config.loss.margin_online, config.collapse_patience)
+        loss = config.loss
+        attached = loss.objective == "adaptive_quintuplet" and not loss.detach_weight
+        self.detector = CollapseDetector(
+            loss.margin_online, config.collapse_patience, beta=loss.beta if attached else None
+        )
         self.progress: TrainingProgress
         self._writer: SummaryWriter | None = None
 
@@ -112,10 +116,12 @@ class Journal:
         )
 
     def state(self) -> dict[str, Any]:
-        return {"collapse_count": self.detector.count, "history": self.history.to_dict()}
+        counts = {"collapse_count": self.detector.count, "heavy_count": self.detector.heavy}
+        return {**counts, "history": self.history.to_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.detector.count = state["collapse_count"]
+        self.detector.heavy = state.get("heavy_count", 0)  # older checkpoints do not say it
         self.history = History.from_dict(state["history"])
 
     def _scalar(self, name: str, value: float, step: int) -> None:
