@@ -55,7 +55,8 @@ class CollapseDetector:
                 f"the adaptive weights, on average {measurement['weight']:.3f} now, above loss.beta = {self.beta:g}, "
                 f"for online negatives are harder than offline ones (a - n is {measurement['gap']:.3f}): the gradient "
                 f"through such weights pulls offline negatives nearer. Cure: loss.detach_weight true, or a start from "
-                f"a trained model (init), or more epochs with every negative first ({warmup})"
+                f"a trained model (init), or, where online triplets alone collapse too, more epochs with every "
+                f"negative first ({warmup})"
             )
         else:
             cause = (

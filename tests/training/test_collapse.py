@@ -121,7 +121,7 @@ def test_adaptive_weights_are_named_where_they_are_the_cause(
     assert [detector.update(entry) for entry in (HEAVY | first, HEAVY)] == [False, True]
     message = detector.explain(4, HEAVY, batch_size=8, warmup_epochs=1, lr=0.1)
     weights = r"Cause: the adaptive weights, on average 1.700 now, above loss.beta = 1.5, .* \(a - n is -0.060\)"
-    cure = r".*Cure: loss.detach_weight true, or .*\(init\), or .*\(warmup_epochs, now 1\)$"
+    cure = r".*Cure: loss.detach_weight true, or .*\(init\), or, .*\(warmup_epochs, now 1\)$"
     assert bool(re.search(weights + cure, message)) == named
     assert ("Cause: hardest negatives push a model" in message) == (not named)
 
