@@ -137,6 +137,9 @@ class TrainConfig(_Entries):
 
     run: str = "runs/round1"
     """The folder that receives everything the run writes."""
+    init: str | None = None
+    """The folder of another run, whose best weights and whose vocabulary this one starts from, with a fresh optimizer.
+    Its model entries and its data.tokenizer must be these. null: random weights."""
     seed: int = 0
     epochs: int = 40
     """An epoch shows every image once, each with one of its captions drawn at random."""
@@ -195,6 +198,8 @@ def check(config: TrainConfig) -> None:
     """Refuse values that cannot work, before any work is done."""
     if not str(config.run).strip():
         raise ConfigError(f"run: expected a folder, got {config.run!r}")
+    if config.init is not None and not str(config.init).strip():
+        raise ConfigError(f"init: expected the folder of a run or null, got {config.init!r}")
     _check_numbers(config)
     _check_counts_or_null(config)
     if config.batch_size < 2:
@@ -304,7 +309,11 @@ def check_same_run(config: dict[str, Any], stored: dict[str, Any]) -> None:
 
 
 def _moved(name: str, before: Any, after: Any) -> bool:
-    """Whether two arguments of the loader or the tokenizer may be one file in two places; what it holds has a hash."""
+    """Whether two arguments of the loader or the tokenizer may be one file in two places; what it holds has a hash.
+    So have the weights in ``init``, whose folder may have any name.
+    """
+    if name == "init":
+        return isinstance(before, str) and isinstance(after, str)
     names = [os.path.basename(path) for path in (before, after) if isinstance(path, str)]
     return name.startswith(("data.args.", "data.tokenizer.args.")) and len(names) == 2 and names[0] == names[1] != ""
 

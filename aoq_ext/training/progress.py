@@ -65,7 +65,7 @@ class TrainingProgress:
 
     def mined(self, epoch: int, seconds: float) -> None:
         """It was, with weights that had seen ``epoch`` epochs."""
-        weights = f"the weights of epoch {epoch}" if epoch else "random weights"
+        weights = f"the weights of epoch {epoch}" if epoch else "the weights of the start"
         self._print(f"mined with {weights} in {seconds:.1f} s")
 
     def epoch(self, record: dict[str, Any], best: bool) -> None:

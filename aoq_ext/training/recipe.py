@@ -170,7 +170,8 @@ def run_rounds(
     _train(recipe.first, STEPS[0], "online triplets", console, on_step, measure)
     with nullcontext() if _is_mined(recipe) else measure(STEPS[1]):
         _mine(recipe, device, console)
-    _train(recipe.second, STEPS[2], f"{recipe.second.loss.objective}, from random weights", console, on_step, measure)
+    start = recipe.second.init or "random weights"
+    _train(recipe.second, STEPS[2], f"{recipe.second.loss.objective}, from {start}", console, on_step, measure)
     return device
 
 

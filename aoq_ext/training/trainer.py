@@ -22,6 +22,7 @@ from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_
 from aoq_ext.training.defaults import torch_defaults
 from aoq_ext.training.evaluation import evaluate
 from aoq_ext.training.feed import Feed
+from aoq_ext.training.initial import load_initial
 from aoq_ext.training.journal import Journal, TrainingError
 from aoq_ext.training.model import build_model
 from aoq_ext.training.negatives import RunNegatives
@@ -122,7 +123,8 @@ class Trainer:
         self.processes = processes
         self.on_step = on_step or (lambda steps: None)
         data = load_split(config.data, config.data.train_split)
-        self.tokenizer = make_tokenizer(config.data, data.captions)
+        initial = load_initial(config, files)
+        self.tokenizer = make_tokenizer(config.data, data.captions) if initial is None else initial.tokenizer
         self.pairs = EncodedPairs(data, self.tokenizer)
         self.validation: EncodedPairs | None = None
         if config.data.validation_split is not None:
@@ -132,6 +134,7 @@ class Trainer:
         self.total_steps = config.epochs * self.batches.steps_per_epoch
         self.negatives = RunNegatives(config, files, self.pairs, processes) if needs_offline(config) else None
         self.inputs = {  # what a resumed run must find unchanged, besides its configuration
+            "initial weights": "none" if initial is None else initial.fingerprint,  # None: no longer there
             "training set": fingerprint_data(data),
             "tokens": fingerprint_tokens(self.tokenizer, self.pairs.tokens, self.pairs.lengths),
             "validation set": fingerprint_data(self.validation.data) if self.validation else "none",
@@ -140,6 +143,8 @@ class Trainer:
 
         torch.manual_seed(streams.torch_seed(config.seed, 0))
         self.model = build_model(config.model, len(self.tokenizer))
+        if initial is not None:
+            initial.give_to(self.model)
         self.update = Update(config, fabric, processes, self.model)
         self.feed = Feed(config, self.pairs, self.batches, processes, pin=fabric.device.type == "cuda")
         self.step = 0  # steps taken
@@ -257,6 +262,8 @@ class Trainer:
 
     def _moved(self, name: str, state: dict[str, Any]) -> str:
         """Where an input was, if it is elsewhere now."""
+        if name == "initial weights":
+            return f" (init was {state['config']['init']}, is {self.config.init})"
         part, entry = ("offline", "lists") if name == "offline lists" else ("data", "root")
         before, now = (config[part][entry] for config in (state["config"], to_dict(self.config)))
         return "" if before == now else f" ({part}.{entry} was {before}, is {now})"
@@ -264,6 +271,8 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where ``_save`` left off."""
         check_same_run(to_dict(self.config), state["config"])
+        if self.inputs["initial weights"] is None:
+            self.inputs["initial weights"] = state["inputs"]["initial weights"]
         for name, fingerprint in self.inputs.items():
             if fingerprint != state["inputs"].get(name, fingerprint):  # older checkpoints do not say all
                 raise ConfigError(

@@ -75,6 +75,7 @@ def with_dropout_and_batch_norm(rank: int, folder: Path) -> None:
         del state["config"]["run"]
     assert same(states[0], states[1])
     assert same(states[2], states[1])
+    train(toy_config(folder / "fine", init=str(folder / "whole"), epochs=1))
 
 
 def what_cannot_work(rank: int, folder: Path) -> None:
