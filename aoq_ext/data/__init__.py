@@ -4,6 +4,8 @@ from aoq_ext.data.captions import read_captions
 from aoq_ext.data.emoji_set import SPLITS as EMOJI_SPLITS
 from aoq_ext.data.emoji_set import load_emoji
 from aoq_ext.data.errors import DataError
+from aoq_ext.data.icon_set import SPLITS as ICON_SPLITS
+from aoq_ext.data.icon_set import load_icons
 from aoq_ext.data.image_rows import ImageRows, fingerprint_images, hash_images, read_rows
 from aoq_ext.data.image_text import ImageTextData
 from aoq_ext.data.karpathy import load_karpathy
@@ -15,6 +17,7 @@ from aoq_ext.data.vocabulary import Vocabulary, tokenize
 
 __all__ = [
     "EMOJI_SPLITS",
+    "ICON_SPLITS",
     "DataError",
     "ImageRows",
     "ImageTextData",
@@ -24,6 +27,7 @@ __all__ = [
     "fingerprint_images",
     "hash_images",
     "load_emoji",
+    "load_icons",
     "load_karpathy",
     "load_precomputed",
     "read_captions",

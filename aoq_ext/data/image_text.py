@@ -22,7 +22,7 @@ class ImageTextData:
     same thing and are never each other's negatives.
     """
 
-    images: np.ndarray  # (N, ...); pixels are (N, 3, H, W) uint8
+    images: np.ndarray  # (N, ...); pixels are (N, C, H, W) uint8
     captions: list[str]  # M
     caption_image: np.ndarray  # (M,) int64 in [0, N), non-decreasing
     group_ids: np.ndarray  # (N,) int64

@@ -23,6 +23,7 @@ class ConvEncoder(nn.Module):
         image_size: height and width of the images, in pixels.
         dropout: probability of zeroing an entry of the last feature map.
         geometry, colour: how much training images are changed at random; see `RandomView`.
+        in_channels: 3 for colours, 1 for grey.
 
     Example:
         >>> import torch
@@ -38,6 +39,7 @@ class ConvEncoder(nn.Module):
         dropout: float = 0.0,
         geometry: float = 0.1,
         colour: float = 0.2,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if image_size % 2 ** len(channels):
@@ -46,11 +48,11 @@ class ConvEncoder(nn.Module):
                 f"got {image_size}"
             )
         self.view = RandomView(geometry, colour)
-        self.features = nn.Sequential(*_stages(channels), nn.Flatten(), nn.Dropout(dropout))
+        self.features = nn.Sequential(*_stages(in_channels, channels), nn.Flatten(), nn.Dropout(dropout))
         self.project = nn.Linear(channels[-1] * (image_size >> len(channels)) ** 2, dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W), floating point, in [-1, 1] -> (B, D)"""
+        """images: (B, in_channels, H, W), floating point, in [-1, 1] -> (B, D)"""
         return F.normalize(self.project(self.features(self.view(images))), dim=-1)
 
 
@@ -60,7 +62,7 @@ class GridBackbone(nn.Module):
     A cell's features are the channels there and its place, so that F = channels[-1] + 2.
 
     Args:
-        channels, geometry, colour: as for `ConvEncoder`.
+        channels, geometry, colour, in_channels: as for `ConvEncoder`.
 
     Example:
         >>> import torch
@@ -68,22 +70,27 @@ class GridBackbone(nn.Module):
         torch.Size([2, 16, 34])
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 128), geometry: float = 0.1, colour: float = 0.2) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64, 128),
+        geometry: float = 0.1,
+        colour: float = 0.2,
+        in_channels: int = 3,
+    ) -> None:
         super().__init__()
         self.view = RandomView(geometry, colour)
-        self.features = nn.Sequential(*_stages(channels))
+        self.features = nn.Sequential(*_stages(in_channels, channels))
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W), floating point, in [-1, 1] -> (B, R, F), R cells, row by row"""
+        """images: (B, in_channels, H, W), floating point, in [-1, 1] -> (B, R, F), R cells, row by row"""
         cells = self.features(self.view(images))  # (B, C, h, w)
         places = torch.meshgrid(*(_centres(size, cells) for size in cells.shape[2:]), indexing="ij")
         grid = torch.stack(places).expand(len(cells), -1, -1, -1)  # (B, 2, h, w)
         return torch.cat([cells, grid], dim=1).flatten(2).mT
 
 
-def _stages(channels: Sequence[int]) -> list[nn.Module]:
+def _stages(width: int, channels: Sequence[int]) -> list[nn.Module]:
     stages: list[nn.Module] = []
-    width = 3
     for index, next_width in enumerate(channels):
         kernel = 5 if index == 0 else 3  # the first stage sees raw pixels: a wider window costs little there
         stages += [
