@@ -215,17 +215,15 @@ def _named(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(scale: str) -> tuple[Setting, Setting]:
     """Embeddings, and cross attention. tiny: made-up patterns, seconds. small: the emoji, minutes. full: the icons."""
-    loader: dict[str, Any]
-    if scale == "tiny":
-        loader, size, rounds, rate = {"loader": "study.tiny.load_patterns"}, 16, (1, 2, 1, 0), 2e-3
-    elif scale == "small":
-        loader, size, rounds, rate = {"loader": "aoq_ext.data.load_emoji"}, 128, (20, 60, 10, 5), 2e-3
-    else:
-        loader, size, rounds, rate = {"loader": "aoq_ext.data.load_icons", "colour": True}, 128, (3, 10, 2, 1), 1e-3
+    loader, size, rounds, rate = {
+        "tiny": ("study.data.load_patterns", 16, (1, 2, 1, 0), 2e-3),
+        "small": ("aoq_ext.data.load_emoji", 128, (20, 60, 10, 5), 2e-3),
+        "full": ("aoq_ext.data.load_icons", 128, (3, 10, 2, 1), 1e-3),
+    }[scale]
     early, converged, second, warmup = rounds
     image_size, channels = (8, [8]) if scale == "tiny" else (32, [16, 32, 64])
     dim = 16 if scale == "tiny" else 128
-    view = {"geometry": 0.1, "colour": 0.2 if scale == "small" else 0.0}
+    seen = {"geometry": 0.1, "in_channels": 1} if scale == "full" else {"geometry": 0.1}
     base = TrainConfig(
         epochs=second,
         batch_size=size,
@@ -233,10 +231,10 @@ def settings(scale: str) -> tuple[Setting, Setting]:
         checkpoint_every=1_000_000,
         on_collapse="warn",  # a collapsed run is a result too
         accelerator="cpu",
-        data=DataConfig("study.data.load", args=loader, validation_split=None, workers=0),
+        data=DataConfig("study.data.load", args={"loader": loader}, validation_split=None, workers=0),
         model=ModelConfig(
             Component(
-                "aoq_ext.encoders.ConvEncoder", {"dim": dim, "channels": channels, "image_size": image_size, **view}
+                "aoq_ext.encoders.ConvEncoder", {"dim": dim, "channels": channels, "image_size": image_size, **seen}
             ),
             Component("aoq_ext.encoders.GRUEncoder", {"dim": dim, "word_dim": dim // 2, "hidden": dim // 2}),
         ),
@@ -244,8 +242,8 @@ def settings(scale: str) -> tuple[Setting, Setting]:
     )
     scan = copy.deepcopy(load_config(CONFIGS / "scan-round1.yaml").model)
     assert scan.backbone is not None and scan.matching is not None
-    scan.backbone.args = {"channels": channels, **view}
+    scan.backbone.args = {"channels": channels, **seen}
     scan.matching.args |= {"image_dim": channels[-1] + 2, "dim": dim, "word_dim": dim // 2}
     plain = Setting(f"embeddings-{scale}", base, early, converged, warmup)
-    data = replace(base.data, args={**loader, "train_images": 20_000})
+    data = replace(base.data, args={"loader": loader, **({"images": 20_000} if scale == "full" else {})})
     return plain, replace(plain, name=f"scan-{scale}", base=replace(base, model=scan, data=data))
