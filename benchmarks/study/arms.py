@@ -89,11 +89,12 @@ class Question:
     pairs: tuple[tuple[str, str], ...] = ()  # further comparisons: an arm, and its own control
 
     def comparisons(self) -> Iterator[tuple[str, str]]:
-        """(arm, control)"""
+        """(arm, control); a control is compared with those named before it."""
         paired = {name for pair in self.pairs for name in pair}
         for arm in self.arms:
             if arm.name not in paired and not arm.name.startswith("round1"):
-                yield from ((arm.name, control) for control in self.controls if control != arm.name)
+                own = self.controls.index(arm.name) if arm.name in self.controls else None
+                yield from ((arm.name, control) for control in self.controls[:own])
         yield from self.pairs
 
 

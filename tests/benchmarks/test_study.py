@@ -89,6 +89,13 @@ def test_arms_of_one_name_are_one_arm(scale: str) -> None:
             assert arms.setdefault((question.setting.name, arm.name), arm) == arm
 
 
+def test_controls_are_compared_once() -> None:
+    compared = list(questions("tiny")["a"].comparisons())
+    assert ("early-online-long", "early-online") in compared
+    assert ("early-online", "early-online-long") not in compared
+    assert sum(ours == "early-detached" for ours, _ in compared) == 3
+
+
 def small(names: Sequence[str], letter: str = "a") -> Question:
     question = questions("tiny")[letter]
     return replace(question, arms=tuple(arm for arm in question.arms if arm.name in names))
