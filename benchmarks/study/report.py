@@ -14,6 +14,7 @@ from study.arms import Question
 from study.intervals import Difference, over_test_images
 
 MEASURE = "rsum"
+DIAGNOSTICS = ("gap", "weight", "harder", "distance")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def report(study: Study, content: dict[str, Any]) -> str:
         "seeds. Differences are paired by seed. The first interval (95 %, Student's t) is over the seeds: what another "
         "run may give. The second (95 %, bootstrap) is over the test images: what other queries may give with these "
         "runs. Cost is what the encoders do in this arm, in plain epochs, with mining and without the first round. "
-        "gap, weight and harder are those of the last measured step. Nothing is corrected for the number of "
+        "gap, weight, harder and distance are those of the last measured step; a model whose distance is near 0 has "
+        "collapsed, and a comparison with it says nothing about the objective. Nothing is corrected for the number of "
         "comparisons: of twenty without any effect one is expected to stand out.",
         "",
     ]
@@ -67,14 +69,14 @@ def report(study: Study, content: dict[str, Any]) -> str:
 def _question(study: Study, letter: str, question: Question) -> list[str]:
     setting = question.setting
     lines = [f"## ({letter}) {question.title}", "", f"Setting {setting.name}, split {setting.test_split}.", ""]
-    lines += _table(["arm", "seeds", "cost", MEASURE, "i2t R@1", "t2i R@1", "gap", "weight", "harder", "seconds"])
+    lines += _table(["arm", "seeds", "cost", MEASURE, "i2t R@1", "t2i R@1", *DIAGNOSTICS, "seconds"])
     for arm in question.arms:
         results = list(study.runs.get((setting.name, arm.name), {}).values())
         if not results:
-            lines.append(_row([arm.name, "0", f"{arm.cost(setting):.1f}", *["–"] * 7]))
+            lines.append(_row([arm.name, "0", f"{arm.cost(setting):.1f}", *["–"] * (4 + len(DIAGNOSTICS))]))
             continue
         measured = [_spread([result["metrics"][name] for result in results]) for name in (MEASURE, "i2t_r1", "t2i_r1")]
-        diagnostics = [_diagnostic(results, name) for name in ("gap", "weight", "harder")]
+        diagnostics = [_diagnostic(results, name) for name in DIAGNOSTICS]
         seconds = f"{mean(result['seconds'] for result in results):.0f}"
         lines.append(_row([arm.name, str(len(results)), f"{arm.cost(setting):.1f}", *measured, *diagnostics, seconds]))
     lines += ["", *_table(["arm", "against", "difference", "over seeds", "over test images", "seeds that gained"])]
@@ -139,7 +141,7 @@ def draw(study: Study, path: Path) -> None:
 
 def _diagnostic(results: Sequence[dict[str, Any]], name: str) -> str:
     values = [result["diagnostics"][name] for result in results if name in result["diagnostics"]]
-    return f"{mean(values):.2f}" if values else "–"
+    return f"{mean(values):.3f}" if values else "–"
 
 
 def _spread(values: Sequence[float]) -> str:
