@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 BUILD_INPUTS := $(shell find csrc build_backend -type f -not -name '*.pyc') CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test fuzz simt simt-long kernels-report gpu lint format bench ladder doctor clean
+.PHONY: demo test fuzz simt simt-long kernels-report gpu lint format bench study doctor clean
 
 demo: $(VENV)/installed
 	$(BIN)/aoq demo
@@ -48,8 +48,8 @@ format: $(VENV)/tools
 bench: $(VENV)/tools
 	$(BIN)/python benchmarks/run.py
 
-ladder: $(VENV)/installed
-	$(BIN)/python benchmarks/ladder.py
+study: $(VENV)/installed
+	$(BIN)/python benchmarks/study/run.py
 
 doctor: $(VENV)/installed
 	$(BIN)/aoq doctor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import bench_cross_attention
 from bench_step import FORMS, PARTS, Delayed, Laps, Steps, Uncached, random_data, random_lists, reading_table
-from ladder_report import LADDER, SPLITS, difference, report, spread
-
-from aoq_ext.training.parse import load_config
 
 
 @pytest.mark.parametrize("model", ["vsepp", "vsrn"])
@@ -84,29 +80,3 @@ def test_random_negatives_are_of_other_images(tmp_path: Path) -> None:
     draw = random_lists(data, 20, 5).draw(image, caption, step=0)
     assert (draw.hard_image != image).all()
     assert (image[draw.hard_text] != image).all()
-
-
-def test_the_ladder_is_reported() -> None:
-    def result(rsum: float) -> dict[str, Any]:
-        return {"rsum": rsum, "i2t_r1": 1.0, "t2i_r1": 2.0, "images": 10, "captions": 50}
-
-    results = {
-        "scan": {
-            objective: {split: [result(100.0 + rung), result(103.0 + 2 * rung)] for split in SPLITS}
-            for rung, objective in enumerate(LADDER)
-        }
-    }
-    config = load_config(Path(__file__).resolve().parents[2] / "configs/emoji/scan-round1.yaml")
-    text = report(results, 2, {"scan": config})
-    assert "2 seeds (0 to 1)" in text
-    assert "24 epochs, of which the first 12 with every negative" in text
-    assert "| SCAN | 101.5 ± 2.1 | 103.0 ± 2.8 | 104.5 ± 3.5 | 106.0 ± 4.2 |" in text
-    assert "+1.5 ± 0.5 (t = 3.0; 2 of 2 seeds gained) | +4.5 ± 1.5 (t = 3.0; 2 of 2 seeds gained) |" in text
-    assert "| COCO 1K, SCAN | 507.9 | 508.5 | 510.2 | 511.2 |" in text
-
-
-def test_spreads_are_those_of_a_sample() -> None:
-    assert spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
-    assert spread([1.0]) == "1.0 ± nan"
-    assert difference([-1.0, 1.0, 3.0]) == "+1.0 ± 1.2 (t = 0.9; 2 of 3 seeds gained)"
-    assert difference([2.0, 2.0]) == "+2.0 (2 of 2 seeds gained)"

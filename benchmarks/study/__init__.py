@@ -1,0 +1,1 @@
+"""What the loss buys: training objectives compared on several seeds. `run.py` is the command."""
