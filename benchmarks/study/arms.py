@@ -6,12 +6,11 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from aoq_ext.training import Component, DataConfig, ModelConfig, OptimizerConfig, TrainConfig, load_config
+from aoq_ext.training import Component, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from study.features import CELLS, CHANNELS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs/emoji"
 RANDOM = "random"
 ENCODING = 1 / 3
 """Encoding the training set once, without gradients, in plain epochs: a backward pass costs two forward passes."""
@@ -215,36 +214,57 @@ def _named(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(scale: str) -> tuple[Setting, Setting]:
-    """Embeddings, and cross attention. tiny: made-up patterns, seconds. small: the emoji, minutes. full: the icons."""
-    loader, size, rounds, rate = {
-        "tiny": ("study.data.load_patterns", 16, (1, 2, 1, 0), 2e-3),
-        "small": ("aoq_ext.data.load_emoji", 128, (20, 60, 10, 5), 2e-3),
-        "full": ("aoq_ext.data.load_icons", 128, (3, 10, 2, 1), 1e-3),
-    }[scale]
-    early, converged, second, warmup = rounds
-    image_size, channels = (8, [8]) if scale == "tiny" else (32, [16, 32, 64])
-    dim = 16 if scale == "tiny" else 128
-    seen = {"geometry": 0.1, "in_channels": 1} if scale == "full" else {"geometry": 0.1}
-    base = TrainConfig(
-        epochs=second,
-        batch_size=size,
+    """Embeddings, and cross attention.
+
+    tiny: made-up patterns, seconds. features: fixed features of half of the icons (`study.features`), as the paper's
+    models read fixed features. icons: all of them, through convolutions that are trained with the rest.
+    """
+    embeddings, attention = {"tiny": _tiny, "features": _features, "icons": _icons}[scale]()
+    plain = Setting(f"embeddings-{scale}", *embeddings)
+    return plain, Setting(f"scan-{scale}", *attention)
+
+
+def _base(loader: str, arguments: dict[str, Any], image: Component, dim: int, batch_size: int) -> TrainConfig:
+    text = Component("aoq_ext.encoders.GRUEncoder", {"dim": dim, "word_dim": dim // 2, "hidden": dim})
+    return TrainConfig(
+        batch_size=batch_size,
         log_every=50,
         checkpoint_every=1_000_000,
         on_collapse="warn",  # a collapsed run is a result too
         accelerator="cpu",
-        data=DataConfig("study.data.load", args={"loader": loader}, validation_split=None, workers=0),
-        model=ModelConfig(
-            Component(
-                "aoq_ext.encoders.ConvEncoder", {"dim": dim, "channels": channels, "image_size": image_size, **seen}
-            ),
-            Component("aoq_ext.encoders.GRUEncoder", {"dim": dim, "word_dim": dim // 2, "hidden": dim // 2}),
+        data=DataConfig(
+            "study.data.load", args={"loader": loader, **arguments}, validation_split=None, workers=0, min_count=2
         ),
-        optimizer=OptimizerConfig(lr=rate),
+        model=ModelConfig(image, text),
+        optimizer=OptimizerConfig(lr=1e-3),
     )
-    scan = copy.deepcopy(load_config(CONFIGS / "scan-round1.yaml").model)
-    assert scan.backbone is not None and scan.matching is not None
-    scan.backbone.args = {"channels": channels, **seen}
-    scan.matching.args |= {"image_dim": channels[-1] + 2, "dim": dim, "word_dim": dim // 2}
-    plain = Setting(f"embeddings-{scale}", base, early, converged, warmup)
-    data = replace(base.data, args={"loader": loader, **({"images": 20_000} if scale == "full" else {})})
-    return plain, replace(plain, name=f"scan-{scale}", base=replace(base, model=scan, data=data))
+
+
+def _scan(base: TrainConfig, dim: int, image_dim: int, backbone: Component | None, **arguments: Any) -> TrainConfig:
+    given = {"image_dim": image_dim, "dim": dim, "word_dim": dim, "direction": "t2i"}
+    model = ModelConfig(backbone=backbone, matching=Component("aoq_ext.encoders.SCAN", given))
+    return replace(base, model=model, data=replace(base.data, args=base.data.args | arguments))
+
+
+def _tiny() -> tuple[tuple[TrainConfig, int, int, int], ...]:
+    seen = {"channels": [8], "geometry": 0.1}
+    image = Component("aoq_ext.encoders.ConvEncoder", {"dim": 16, "image_size": 8, **seen})
+    base = replace(_base("study.data.load_patterns", {}, image, 16, 16), epochs=1)
+    scan = _scan(base, 16, 10, Component("aoq_ext.encoders.GridBackbone", seen))
+    return (base, 1, 2, 0), (scan, 1, 2, 0)
+
+
+def _features() -> tuple[tuple[TrainConfig, int, int, int], ...]:
+    cells, channels = CELLS, CHANNELS[-1]
+    image = Component("aoq_ext.encoders.GlobalImageEncoder", {"image_dim": cells * channels, "dim": 256})
+    base = replace(_base("study.features.load_features", {}, image, 256, 128), epochs=4)
+    scan = replace(_scan(base, 64, channels, None, regions=True), epochs=1)
+    return (base, 6, 30, 1), (scan, 4, 10, 1)
+
+
+def _icons() -> tuple[tuple[TrainConfig, int, int, int], ...]:
+    seen = {"channels": [32, 64, 128], "in_channels": 1}
+    image = Component("aoq_ext.encoders.ConvEncoder", {"dim": 256, **seen})
+    base = replace(_base("aoq_ext.data.load_icons", {}, image, 256, 128), epochs=2)
+    scan = _scan(base, 128, 130, Component("aoq_ext.encoders.GridBackbone", seen), images=20_000)
+    return (base, 8, 24, 2), (scan, 3, 10, 1)

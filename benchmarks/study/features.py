@@ -33,12 +33,12 @@ def load_half(split: str = "train", root: str | Path | None = None, half: int = 
     return data.subset(np.flatnonzero(coin[data.group_ids] == half), name=f"icons/train, half {half}")
 
 
-def make_features(folder: Path, epochs: int = 6, console: Console | None = None) -> None:
+def make_features(folder: Path, epochs: int = 4, console: Console | None = None) -> None:
     """Train the network on half 0 and leave its features of everything else in ``folder``; what is there stays."""
     config = TrainConfig(
         run=str(folder / "network"),
         epochs=epochs,
-        warmup_epochs=1,
+        warmup_epochs=epochs,
         log_every=50,
         checkpoint_every=1_000,
         accelerator="cpu",
@@ -48,6 +48,7 @@ def make_features(folder: Path, epochs: int = 6, console: Console | None = None)
             Component("aoq_ext.encoders.GRUEncoder", {"dim": _DIM, "hidden": _DIM}),
         ),
     )
+    config.optimizer.lr = 2e-3
     if all((folder / f"{split}.npy").is_file() for split in ICON_SPLITS):
         return
     train(config, resume=True, console=console)
