@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
+_NEWEST = 0.2  # the share of the newest measurement in a running mean
+_ABOVE = 0.02  # beyond rounding: a - n below -0.02 alpha
+
+
 class CollapseError(RuntimeError):
     """Training has collapsed; the message names the cause and the cure."""
 
@@ -24,7 +28,7 @@ class CollapseDetector:
 
     Such weights may be the cause. w = beta + (n - a) / alpha lies above beta while online negatives n are harder than
     the offline ones a, as of a model from random weights, and a larger a makes w and with it the loss smaller: offline
-    negatives are pulled nearer.
+    negatives are pulled nearer. In a collapse n and a are equal, so it is the weights on the way there that tell.
     """
 
     def __init__(self, margin_online: float, patience: int, beta: float | None = None) -> None:
@@ -33,7 +37,7 @@ class CollapseDetector:
         self.patience = patience
         self.threshold = 0.05 * margin_online
         self.count = 0
-        self.heavy = 0  # those of the last measurements, all of the collapse, whose mean weight was above beta
+        self.weight: float | None = None  # mean over the last measurements that were no part of a collapse
 
     def update(self, measurement: Mapping[str, float]) -> bool:
         """Take one result of `measure`; True when this one completes a collapse."""
@@ -42,21 +46,21 @@ class CollapseDetector:
             return False
         near = distance < self.threshold
         self.count = self.count + 1 if near else 0
-        heavy = near and self.beta is not None and measurement.get("weight", self.beta) > self.beta
-        self.heavy = self.heavy + 1 if heavy else 0
+        weight = measurement.get("weight")
+        if weight is not None and not near:
+            self.weight = weight if self.weight is None else self.weight + _NEWEST * (weight - self.weight)
         return self.count == self.patience
 
     def explain(
         self, step: int, measurement: Mapping[str, float], batch_size: int, warmup_epochs: int, lr: float
     ) -> str:
         warmup = f"warmup_epochs, now {warmup_epochs}"
-        if self.beta is not None and self.heavy >= self.patience:
+        if self.beta is not None and self.weight is not None and self.weight > self.beta + _ABOVE:
             cause = (
-                f"the adaptive weights, on average {measurement['weight']:.3f} now, above loss.beta = {self.beta:g}, "
-                f"for online negatives are harder than offline ones (a - n is {measurement['gap']:.3f}): the gradient "
-                f"through such weights pulls offline negatives nearer. Cure: loss.detach_weight true, or a start from "
-                f"a trained model (init), or, where online triplets alone collapse too, more epochs with every "
-                f"negative first ({warmup})"
+                f"the adaptive weights, which were {self.weight:.3f} on average, above loss.beta = {self.beta:g}, for "
+                f"online negatives were harder than offline ones: the gradient through such weights pulls offline "
+                f"negatives nearer. Cure: loss.detach_weight true, or a start from a trained model (init), or, where "
+                f"online triplets alone collapse too, more epochs with every negative first ({warmup})"
             )
         else:
             cause = (

@@ -116,12 +116,12 @@ class Journal:
         )
 
     def state(self) -> dict[str, Any]:
-        counts = {"collapse_count": self.detector.count, "heavy_count": self.detector.heavy}
+        counts = {"collapse_count": self.detector.count, "collapse_weight": self.detector.weight}
         return {**counts, "history": self.history.to_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.detector.count = state["collapse_count"]
-        self.detector.heavy = state.get("heavy_count", 0)  # older checkpoints do not say it
+        self.detector.weight = state.get("collapse_weight")  # older checkpoints do not say it
         self.history = History.from_dict(state["history"])
 
     def _scalar(self, name: str, value: float, step: int) -> None:

@@ -52,7 +52,7 @@ def make_features(folder: Path, epochs: int = 4, console: Console | None = None)
     if all((folder / f"{split}.npy").is_file() for split in ICON_SPLITS):
         return
     train(config, resume=True, console=console)
-    convolutions = load_run(config.run).model.get_submodule("image_encoder.features")[:-2]  # type: ignore[index]
+    convolutions = load_run(config.run).model.matching.image_encoder.features[:-2]
     for split in ICON_SPLITS:
         images = torch.from_numpy(load_half(split, half=1).images)
         with torch.inference_mode():

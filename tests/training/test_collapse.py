@@ -102,25 +102,27 @@ def test_patience_counts_measurements_in_a_row() -> None:
     assert not detector.update({})  # a batch of one group has no negatives
 
 
-HEAVY = {"distance": 0.001, "weight": 1.7, "gap": -0.06, "similarity/positive": 0.9, "similarity/online_text": 0.9}
+NEAR = {"distance": 0.001, "weight": 1.5001, "similarity/positive": 0.9, "similarity/online_text": 0.9}
 
 
 @pytest.mark.parametrize(
-    ("beta", "first", "named"),
+    ("beta", "before", "named"),
     [
-        (1.5, {}, True),
-        (None, {}, False),  # weights that pass no gradient, or another objective
-        (1.5, {"weight": 1.5}, False),  # not all the while
-        (1.8, {}, False),
+        (1.5, [1.8, 1.6], True),
+        (1.5, [1.2, 1.3], False),  # offline negatives were the harder ones
+        (1.5, [], False),  # it began collapsed: weights near beta tell nothing
+        (1.8, [1.8, 1.6], False),
+        (None, [1.8, 1.6], False),  # weights that pass no gradient, or another objective
     ],
 )
 def test_adaptive_weights_are_named_where_they_are_the_cause(
-    beta: float | None, first: dict[str, float], named: bool
+    beta: float | None, before: list[float], named: bool
 ) -> None:
     detector = CollapseDetector(margin_online=0.2, patience=2, beta=beta)
-    assert [detector.update(entry) for entry in (HEAVY | first, HEAVY)] == [False, True]
-    message = detector.explain(4, HEAVY, batch_size=8, warmup_epochs=1, lr=0.1)
-    weights = r"Cause: the adaptive weights, on average 1.700 now, above loss.beta = 1.5, .* \(a - n is -0.060\)"
+    earlier = [{"distance": 0.1, "weight": weight} for weight in before]
+    assert [detector.update(entry) for entry in (*earlier, NEAR, NEAR)] == [False] * (len(before) + 1) + [True]
+    message = detector.explain(4, NEAR, batch_size=8, warmup_epochs=1, lr=0.1)
+    weights = r"Cause: the adaptive weights, which were 1.760 on average, above loss.beta = 1.5, "
     cure = r".*Cure: loss.detach_weight true, or .*\(init\), or, .*\(warmup_epochs, now 1\)$"
     assert bool(re.search(weights + cure, message)) == named
     assert ("Cause: hardest negatives push a model" in message) == (not named)
@@ -132,10 +134,10 @@ def test_a_run_watches_weights_that_pass_gradients(tmp_path: Path, objective: An
     config = toy_config(tmp_path, loss=LossConfig(objective=objective, beta=1.2, detach_weight=detach))
     journal = Journal(config, RunFiles(tmp_path), None, leads=False)
     assert journal.detector.beta == (1.2 if objective == "adaptive_quintuplet" and not detach else None)
-    journal.detector.heavy = 3
+    journal.detector.weight = 1.7
     restored = Journal(config, RunFiles(tmp_path), None, leads=False)
     restored.restore(journal.state())
-    assert restored.detector.heavy == 3
+    assert restored.detector.weight == 1.7
 
 
 def test_attached_weights_collapse_from_random_weights_where_detached_do_not(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_attached_weights_collapse_from_random_weights_where_detached_do_not(tmp
             optimizer=OptimizerConfig(lr=1e-2, schedule="constant"),
         )
 
-    with pytest.raises(CollapseError, match=r"Cause: the adaptive weights, on average 1.5\d\d now"):
+    with pytest.raises(CollapseError, match=r"Cause: the adaptive weights, which were 1.5\d\d on average"):
         train(config("attached"))
     steps = History.load(RunFiles(train(config("detached", detach_weight=True))).history).steps
     assert steps[-1]["distance"] > 0.1  # with attached weights 0.002 at this step
