@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-
 _NEWEST = 0.2  # the share of the newest measurement in a running mean
 _ABOVE = 0.02  # beyond rounding: a - n below -0.02 alpha
 

@@ -8,7 +8,7 @@ channels, is then computed for the other half, on which the study trains, and fo
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from aoq_ext._files import write_atomically
 from aoq_ext.data import ICON_SPLITS, ImageTextData, load_icons
+from aoq_ext.encoders import ConvEncoder
 from aoq_ext.training import Component, DataConfig, ModelConfig, TrainConfig, load_run, train
 
 CHANNELS = (32, 64, 64)
@@ -52,13 +53,15 @@ def make_features(folder: Path, epochs: int = 4, console: Console | None = None)
     if all((folder / f"{split}.npy").is_file() for split in ICON_SPLITS):
         return
     train(config, resume=True, console=console)
-    convolutions = load_run(config.run).model.matching.image_encoder.features[:-2]
+    encoder = load_run(config.run).model.matching.image_encoder
+    assert isinstance(encoder, ConvEncoder)
+    convolutions = encoder.features[:-2]  # without what flattens
     for split in ICON_SPLITS:
         images = torch.from_numpy(load_half(split, half=1).images)
         with torch.inference_mode():
             parts = [convolutions(part.float() / 127.5 - 1).flatten(2).mT for part in images.split(1024)]
         rows = torch.cat(parts).contiguous().numpy()  # (N, cells, channels)
-        write_atomically(folder / f"{split}.npy", lambda file, rows=rows: np.save(file, rows))  # type: ignore[misc]
+        write_atomically(folder / f"{split}.npy", partial(np.save, arr=rows))
 
 
 @lru_cache(maxsize=4)
