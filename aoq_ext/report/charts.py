@@ -35,6 +35,7 @@ class Series:
 SERIES = {
     "first": Series("first", (6, 4)),
     "second": Series("second"),
+    "control": Series("online", (2, 2.5)),
     "positive": Series("positive"),
     "online": Series("online", (6, 3)),
     "offline": Series("offline", (2, 2.5)),
