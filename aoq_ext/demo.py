@@ -54,9 +54,9 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
 
     @contextmanager
     def measure(step: str) -> Iterator[None]:
-        whole.update(step, 0)
         # Mining has a bar of its own, on another console.
         with clock.measure(step), nullcontext() if step == "mining" else whole.shown():
+            whole.update(step, 0)
             yield
 
     run_rounds(recipe, console=console, on_step=on_step, measure=measure)

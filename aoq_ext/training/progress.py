@@ -116,10 +116,10 @@ class WholeProgress:
     def left(self, step: str, done: float) -> float | None:
         """Seconds, when so much of the work of ``step`` is done, and all before it; None before anything is known."""
         finished = self._finished(step, done)
-        known = sum(finished[name] for name in finished if name in self._seconds)
-        if known <= 0:
+        timed = [name for name, work in finished.items() if work > 0 and name in self._seconds]
+        if not timed:
             return None
-        rate = sum(self._seconds[name] for name in finished if name in self._seconds) / known
+        rate = sum(self._seconds[name] for name in timed) / sum(finished[name] for name in timed)
         return rate * (sum(self._work.values()) - sum(finished.values()))
 
     def update(self, step: str, done: float) -> None:

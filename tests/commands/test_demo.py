@@ -17,6 +17,8 @@ from aoq_ext.report.run.collect import SPLIT_TITLES
 from aoq_ext.training import ConfigError, LossConfig, recipe
 from aoq_ext.training.cost import pairs_encoded
 
+RUNS = ("round1", "round2", "control")
+
 
 def run(folder: Path, seed: int = 0) -> str:
     """What the demo prints."""
@@ -43,13 +45,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 def test_demo_writes_everything(finished) -> None:
     folder, output = finished
-    for name in (
-        "round1/best.ckpt",
-        "round1/history.json",
-        "negatives/manifest.json",
-        "round2/best.ckpt",
-        "control/best.ckpt",
-    ):
+    for name in ("round1/history.json", "negatives/manifest.json", *(f"{run}/best.ckpt" for run in RUNS)):
         assert (folder / name).is_file()
     seconds = json.loads((folder / "seconds.json").read_text())
     assert list(seconds) == list(demo.STEPS)
@@ -75,9 +71,7 @@ def test_report_shows_the_run(finished) -> None:
 
 def test_demo_again_trains_nothing(finished) -> None:
     folder, first_output = finished
-    kept = [
-        folder / name for name in ("round1/last.ckpt", "negatives/indices.npy", "round2/last.ckpt", "control/last.ckpt")
-    ]
+    kept = [folder / name for name in ("negatives/indices.npy", *(f"{run}/last.ckpt" for run in RUNS))]
     before = [path.stat().st_mtime_ns for path in kept]
     seconds = json.loads((folder / "seconds.json").read_text())
 
@@ -138,9 +132,8 @@ def test_round_2_and_its_control_differ_in_the_loss_at_equal_cost(tmp_path, quic
     assert (first.init, second.init, control.init) == (None, first.run, first.run)
     assert second.loss.objective == "adaptive_quintuplet"
     assert second.offline.lists == str(tmp_path / "negatives")
-    assert (
-        replace(second, run=control.run, epochs=control.epochs, loss=control.loss, offline=control.offline) == control
-    )
+    own = {name: getattr(control, name) for name in ("run", "epochs", "loss", "offline")}
+    assert replace(second, **own) == control
     assert pairs_encoded(second, 1000) == pairs_encoded(control, 1000)
     assert first.loss == control.loss == LossConfig()
     for name in ("seed", "batch_size", "model", "optimizer", "data", "precision"):
