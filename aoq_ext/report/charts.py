@@ -91,12 +91,6 @@ def linear_axis(label: str, low: float, high: float, count: int = 5) -> Axis:
     return Axis(label, ticks[0], ticks[-1], ticks)
 
 
-def epoch_axis(count: int) -> Axis:
-    """Epochs 1 to `count` with half an epoch of room on both sides."""
-    step = max(1, math.ceil(count / 8))
-    return Axis("epoch", 0.5, count + 0.5, tuple(float(epoch) for epoch in range(step, count + 1, step)))
-
-
 def log_axis(label: str, low: float, high: float) -> Axis:
     """Ticks at 1, 2 and 5 times the powers of ten, or at those alone; a linear axis where too few of them show."""
     bottom, top = low / 1.15, high * 1.15

@@ -25,6 +25,7 @@ from aoq_ext.report.run import (
     words,
     write_report,
 )
+from aoq_ext.report.run.figures import training_curves
 from aoq_ext.report.words import duration, signed
 from aoq_ext.training.pair_sample import PairSimilarities
 from tests.report.elements import Elements, text_of
@@ -57,7 +58,9 @@ def make_round(label: str, objective: str, gain: float, seed: int, start: str = 
     validation = {"rsum": rsum, "i2t_r1": rsum / 12, "t2i_r1": rsum / 12}
     settings = {"seed": 0, "loss": {"objective": objective}, "offline": {"lists": None}}
     losses = np.geomspace(30, 0.5, EPOCHS)
-    return Round(label, start, 90_000, losses, validation, 2, EPOCHS, PairSimilarities(*values), settings)
+    pairs = 15_000 * np.arange(1, EPOCHS + 1)
+    similarities = PairSimilarities(*values)
+    return Round(label, start, pairs, losses, validation, 2, EPOCHS, similarities, settings)
 
 
 def without_control(data: ReportData) -> ReportData:
@@ -237,11 +240,17 @@ def test_only_clear_differences_are_coloured() -> None:
 )
 def test_the_cost_of_every_run_is_shown(pairs: int, sentence: str) -> None:
     data = make_data(1.0, 1.0)
-    control = replace(data.runs["control"], pairs_encoded=pairs)
+    control = replace(data.runs["control"], pairs=data.runs["control"].pairs * pairs // 90_000)
     text = text_of(render_report(replace(data, runs={**data.runs, "control": control})))
-    assert f"control online triplets round 1 6 {pairs:,} 2 min" in text
+    assert f"control online triplets round 1 6 {pairs:,}" in text
     assert "Both begin with the best weights of round 1" in text
     assert sentence in text
+
+
+def test_curves_begin_where_the_weights_were_reached() -> None:
+    loss = str(training_curves(make_data(1.0, 1.0).runs)[0])
+    assert loss.count("pairs encoded 15,000: ") == 1  # round 1 alone
+    assert loss.count("pairs encoded 105,000: ") == loss.count("pairs encoded 180,000: ") == 2
 
 
 def test_gallery_names_what_was_first_before() -> None:

@@ -102,7 +102,7 @@ def _round(run: LoadedRun, similarities: PairSimilarities, images: int, names: M
     return Round(
         label=_LABELS.get(config.loss.objective, config.loss.objective),
         start=start,
-        pairs_encoded=pairs_encoded(config, images),
+        pairs=np.array([pairs_encoded(config, images, entry["step"]) for entry in epochs]),
         loss=np.array([entry["loss"] for entry in epochs]),
         validation={
             key: np.array([entry["validation"][key] for entry in epochs]) for key in ("rsum", "i2t_r1", "t2i_r1")

@@ -25,13 +25,18 @@ class Round:
 
     label: str  # "online triplets"
     start: str  # whose weights it began with: "random weights" or the name of another
-    pairs_encoded: int  # how often an image and a caption passed through its encoders
+    pairs: NDArray[np.int64]  # (E,) how often an image and a caption had passed its encoders by the end of each epoch
     loss: NDArray[np.float64]  # (E,) mean training loss of each epoch
     validation: Mapping[str, NDArray[np.float64]]  # each (E,): at least rsum, i2t_r1, t2i_r1
     warmup_epochs: int  # the first epochs, trained with online="all"
     best_epoch: int  # counted from 1; the epoch whose weights are evaluated
     similarities: PairSimilarities
     config: Mapping[str, Any]  # nested
+
+    @property
+    def pairs_encoded(self) -> int:
+        """In the whole run."""
+        return int(self.pairs[-1])
 
 
 @dataclass(frozen=True)
