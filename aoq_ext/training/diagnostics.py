@@ -27,6 +27,7 @@ def measure(similarities: BatchSimilarities, config: LossConfig, objective: str,
 
     ``loss/*`` are the terms of the loss that was optimised: they add up to the loss divided by B. ``similarity/*`` are
     the means of p, n and m, a, b, c and d. ``gap`` is the mean of a - n, the distance the adaptive weights look at;
+    ``harder`` the share of offline negatives that are harder than the batch's hardest, a > n and b > m together;
     ``active`` the fraction of online hinges of the hardest negatives that are above zero; ``distance`` the mean of
     |p - n| and |p - m|, near zero only when the model cannot tell any pair from its negatives.
     """
@@ -51,6 +52,8 @@ def measure(similarities: BatchSimilarities, config: LossConfig, objective: str,
         }
         if options.objective >= Objective.OFFLINE_TRIPLET:
             result["gap"] = (offline["a"] - text.hardest)[text.exists].mean()
+            harder = torch.cat([offline["a"] > text.hardest, offline["b"] > image.hardest])  # (2B,)
+            result["harder"] = harder[exists].float().mean()
         if options.objective == Objective.ADAPTIVE_QUINTUPLET:
             result["weight"] = torch.cat([text.weight, image.weight])[exists].mean()
     if options.objective >= Objective.OFFLINE_TRIPLET:

@@ -15,6 +15,8 @@ from aoq_ext.training.history import History
 from aoq_ext.training.progress import TrainingProgress
 from aoq_ext.training.run import RunFiles
 
+_EXPECTED_HARDER = 0.6
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on."""
@@ -33,7 +35,11 @@ class Journal:
         self.leads = leads
         self.console = (console or Console()) if leads else Console(quiet=True)
         self.history = History(smoothing=config.data.smoothing)
-        self.detector = CollapseDetector(config.loss.margin_online, config.collapse_patience)
+        loss = config.loss
+        attached = loss.objective == "adaptive_quintuplet" and not loss.detach_weight
+        self.detector = CollapseDetector(
+            loss.margin_online, config.collapse_patience, beta=loss.beta if attached else None
+        )
         self.progress: TrainingProgress
         self._writer: SummaryWriter | None = None
 
@@ -78,12 +84,30 @@ class Journal:
         """One finished epoch, as in `history`; returns whether its weights are the best so far."""
         for name, value in record.get("validation", {}).items():
             self._scalar(f"validation/{name}", value, record["step"])
+        self._warn_of_easy_negatives(record)
         self.history.epochs.append(record)
         if self._writer is not None:
             self._writer.flush()
         best = self.history.best_epoch() == len(self.history.epochs)
         self.progress.epoch(record, best=best)
         return best
+
+    def _warn_of_easy_negatives(self, record: dict[str, Any]) -> None:
+        """After the first epoch with offline terms, where its draws were seldom harder than what a batch has anyway."""
+        if not self.leads or any(entry["objective"] != "online_triplet" for entry in self.history.epochs):
+            return
+        shares = [
+            entry["harder"] for entry in self.history.steps if entry["epoch"] == record["epoch"] and "harder" in entry
+        ]
+        if shares and (share := sum(shares) / len(shares)) < _EXPECTED_HARDER:
+            offline = self.config.offline
+            warnings.warn(
+                f"only {share:.1%} of the offline negatives drawn in epoch {record['epoch']} were harder than the "
+                f"hardest of their batch (`harder` in the history), expected {_EXPECTED_HARDER:.0%} or more: the "
+                f"others teach less than the batch does. Cure: shorter lists, offline.top_texts / top_images, now "
+                f"{offline.top_texts} / {offline.top_images}",
+                stacklevel=2,
+            )
 
     def diverged(self, what: str) -> TrainingError:
         kept = f"; the last finite state is in {self.files.last}" if self.files.last.exists() else ""
@@ -92,10 +116,12 @@ class Journal:
         )
 
     def state(self) -> dict[str, Any]:
-        return {"collapse_count": self.detector.count, "history": self.history.to_dict()}
+        counts = {"collapse_count": self.detector.count, "heavy_count": self.detector.heavy}
+        return {**counts, "history": self.history.to_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.detector.count = state["collapse_count"]
+        self.detector.heavy = state.get("heavy_count", 0)  # older checkpoints do not say it
         self.history = History.from_dict(state["history"])
 
     def _scalar(self, name: str, value: float, step: int) -> None:

@@ -32,12 +32,14 @@ from aoq_ext.training import (
     load_config,
     load_run,
 )
+from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.config import check, check_same_run, to_dict
 from aoq_ext.training.evaluation import evaluate_folds
 from aoq_ext.training.mining import mine_run
 from aoq_ext.training.model import build_model
 from aoq_ext.training.pairs import load_split
 from aoq_ext.training.recipe import Evaluation, Recipe, _evaluate, read_recipe, run_recipe
+from aoq_ext.training.run import RunFiles
 from aoq_ext.training.schedule import learning_rate
 from tests.tiny_data import WIDTH, write_precomputed
 
@@ -224,6 +226,19 @@ def test_other_settings_are_refused(finished: Finished, roots: dict[str, Path]) 
 def whole(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("whole") / "out"
     return folder, run(recipe_of("vsepp", "f30k", roots["f30k"], folder))[0]
+
+
+def test_rounds_start_from_another_run(
+    whole: tuple[Path, dict[str, Any]], roots: dict[str, Path], tmp_path: Path
+) -> None:
+    begun = str(whole[0] / "round1")
+    recipe = recipe_of("vsepp", "f30k", roots["f30k"], tmp_path / "set", init=begun)
+    assert recipe.first.init == recipe.second.init == begun
+    recipe.first.init = None  # as where only PREFIX-aoq.yaml has it
+    recipe.second.init = recipe.first.run
+    text = " ".join(run(recipe)[1].split())
+    assert "adaptive_quintuplet, from " in text and "from random weights" not in text
+    assert load_checkpoint(RunFiles(recipe.second.run).last)["inputs"]["initial weights"] != "none"
 
 
 def test_a_stopped_recipe_ends_with_the_same_figures(

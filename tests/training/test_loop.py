@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from aoq_ext.parallel import ALONE
 from aoq_ext.training import ConfigError, History, LossConfig, OfflineConfig, TrainConfig, evaluate_run, load_run, train
 from aoq_ext.training.checkpoint import CheckpointError
 from aoq_ext.training.config import DataConfig
+from aoq_ext.training.diagnostics import BatchSimilarities, measure
+from aoq_ext.training.journal import Journal
 from aoq_ext.training.run import RunFiles
 from tests.training.test_toy import adaptive, load_toy, mined, toy_config, trained
 
@@ -76,6 +80,35 @@ def test_similarities_are_those_of_the_pairs(tmp_path: Path, round1: Path) -> No
         assert -1 <= entry[f"similarity/{name}"] <= 1
     assert 0 <= entry["active"] <= 1
     assert entry["gap"] == pytest.approx(entry["similarity/offline_a"] - entry["similarity/online_text"], abs=1e-5)
+    assert 0 <= entry["harder"] <= 1
+
+
+def test_harder_counts_both_sides_where_the_batch_has_a_negative() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.9, 0.4], [0.5, 0.6, 0.9]])
+    a, b = torch.tensor([0.3, 0.3, 0.6]), torch.tensor([0.6, 0.7, 0.8])  # n: 0.2 0.4 0.6, m: 0.5 0.6 0.4
+    for groups, share in (([0, 1, 2], 4 / 6), ([0, 0, 1], 4 / 6), ([0, 0, 0], None)):
+        pairs = BatchSimilarities(scores, torch.tensor(groups), (a, b))
+        measured = measure(pairs, LossConfig(), "offline_triplet", "hardest").get("harder")
+        assert measured == (None if share is None else pytest.approx(share))
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.6], [0.6, 0.7]], ids=["easy", "hard"])
+def test_easy_negatives_are_told_once(tmp_path: Path, shares: list[float]) -> None:
+    config = toy_config(tmp_path)
+    journal = Journal(config, RunFiles(tmp_path), Console(quiet=True), leads=True)
+    journal.open(0, 9)
+    journal.epoch({"epoch": 1, "step": 2, "objective": "online_triplet", "online": "all", "loss": 1.0, "seconds": 0.0})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch in (2, 3):
+            for share in shares:
+                journal.step(epoch, epoch - 1, 1.0, 0.1, {"harder": share}, 8)
+            record = {"epoch": epoch, "step": 4, "objective": "offline_triplet", "online": "hardest", "loss": 1.0}
+            journal.epoch({**record, "seconds": 0.0})
+    found = [str(entry.message) for entry in caught]
+    expected = r"only 55.0% .* in epoch 2 .* expected 60% .* offline.top_texts / top_images, now 300 / 60"
+    assert len(found) == (1 if shares[0] < 0.6 else 0)
+    assert all(re.match(expected, message) for message in found)
 
 
 def test_tensorboard_has_every_measurement(round1: Path) -> None:
