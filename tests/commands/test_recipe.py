@@ -237,7 +237,7 @@ def test_rounds_start_from_another_run(
     recipe.first.init = None  # as where only PREFIX-aoq.yaml has it
     recipe.second.init = recipe.first.run
     text = " ".join(run(recipe)[1].split())
-    assert "adaptive_quintuplet, from " in text and "from random weights" not in text
+    assert "round 2: adaptive quintuplets, 3 epochs from the weights of round1" in text
     assert load_checkpoint(RunFiles(recipe.second.run).last)["inputs"]["initial weights"] != "none"
 
 
