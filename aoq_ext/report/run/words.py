@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,17 +15,10 @@ STYLES = {"round 1": "first", "round 2": "second", "control": "control"}
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "medr": "median rank"}
 
 
-class Judgement(NamedTuple):
-    style: str  # a class of style.css
-    word: str
-
-
-def judgement(better: float) -> Judgement:
-    """Of a gain of `better`, judged as it is printed."""
+def style(better: float) -> str:
+    """A class of style.css for a gain of `better`, judged as it is printed."""
     rounded = round(better, 1)
-    if rounded == 0:
-        return Judgement("", "same")
-    return Judgement("good", "better") if rounded > 0 else Judgement("bad", "worse")
+    return "" if rounded == 0 else "good" if rounded > 0 else "bad"
 
 
 def rsum_difference(split: Split) -> float:
