@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from aoq_ext.encoders.words import last_states
 
@@ -49,6 +50,13 @@ class GRUEncoder(nn.Module):
         if self.training and self.word_dropout > 0:
             forgotten = torch.rand(tokens.shape, dtype=torch.float32, device=tokens.device) < self.word_dropout
             tokens = torch.where(forgotten & (tokens > UNKNOWN), UNKNOWN, tokens)
+        return F.normalize(self.project(self._read(self.dropout(self.words(tokens)), lengths)), dim=-1)
+
+    def _read(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, word_dim) -> (B, hidden), the state after each caption's last word."""
+        if words.device.type == "cpu" and 2 * int(lengths.sum()) < words.shape[0] * words.shape[1]:
+            packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+            last: Tensor = self.gru(packed)[1][0]
+            return last
         # Reading past a caption's end costs less than packing does, and the states there are never looked at.
-        states, _ = self.gru(self.dropout(self.words(tokens)))  # (B, L, hidden)
-        return F.normalize(self.project(last_states(states, lengths)), dim=-1)
+        return last_states(self.gru(words)[0], lengths)
