@@ -18,7 +18,7 @@ import json
 import lzma
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ TOOLS = {"pillow": "13.0.0", "resvg_py": "0.5.0"}
 PACKAGES = Path(__file__).parent / "node_modules"
 TEST_GROUPS, VAL_GROUPS = 5000, 1000
 LARGEST_HELD_OUT = 10  # pictures of a group
+LEAST_KNOWN = 20  # icons that have a word of a name held out
 BEST_SIZE = 24  # of an icon drawn in several sizes
 MOST_KEYWORDS = 8
 _NUMBER = re.compile(r"0?[1-9]|one|two|three|four|five|six")
@@ -49,6 +50,7 @@ class Icon:
 
     set: str
     name: str  # in its set
+    shown: list[str]  # what it shows, by its name and its other names, without words for the style
     captions: list[str]  # the words of its name, then of its other names, then keywords
     svg: str
     pixels: np.ndarray = field(default_factory=lambda: np.empty(0))  # (32, 32) uint8, 0 (ink) to 3
@@ -66,7 +68,7 @@ def rank(text: str) -> str:
 
 def words(of: IconSet, name: str) -> tuple[tuple[str, ...], tuple[str, ...], int]:
     """What an icon shows, how it is drawn, and its size (0: not said), from its name."""
-    parts, style, size = name.split("-"), [], 0
+    parts, style, size = name.split("-"), list[str](), 0
     styles, prefixes = of.styles.split(), of.prefixes.split()
     if len(parts) > 1 and parts[0] in prefixes:
         style.append(parts.pop(0))
@@ -122,14 +124,15 @@ def icons_of(of: IconSet, keywords: Keywords) -> Iterator[Icon]:
         if not entry.get("hidden") and not is_brand(name) and distance < best.get((shown, style), (1 << 30, ""))[0]:
             best[shown, style] = distance, name
     for (shown, _), (_, name) in best.items():
-        captions = [" ".join(without_number(shown, known))]
-        captions += [" ".join(words(of, alias)[0]) for alias in other_names[name]]
+        names = [words(of, each) for each in (name, *(each for each in other_names[name] if not is_brand(each)))]
+        plain = [without_number(what, known) for what, *_ in names]
+        captions = [" ".join((*what, *style)) for what, (_, style, _) in zip(plain, names, strict=True)]
         captions.append(keywords.caption(of.name, name if of.name != "tabler" else "-".join(shown)))
         captions = [caption for caption in dict.fromkeys(captions) if caption and not is_brand(caption)]
         entry = size | icons["icons"][name]
         view = f"{entry['left']} {entry['top']} {entry['width']} {entry['height']}"
         svg = f'<svg {_SPACE} viewBox="{view}" width="{SIDE}" height="{SIDE}">{entry["body"]}</svg>'
-        yield Icon(of.name, name, captions, svg)
+        yield Icon(of.name, name, list(dict.fromkeys(map(" ".join, plain))), captions, svg)
 
 
 # ---- pictures
@@ -151,18 +154,12 @@ def distinct(icons: Iterable[Icon]) -> list[Icon]:
         if icon.pixels.min() == icon.pixels.max():
             continue
         first = kept.setdefault(icon.pixels.tobytes(), icon)
-        names = [icon.captions[0], *_other_names(icon), first.captions[0]]
-        groups.join(names)
+        groups.join([*icon.shown, first.shown[0]])
     result = list(kept.values())
     numbers: dict[str, int] = {}
     for icon in result:
-        icon.group = numbers.setdefault(groups.find(icon.captions[0]), len(numbers))
+        icon.group = numbers.setdefault(groups.find(icon.shown[0]), len(numbers))
     return result
-
-
-def _other_names(icon: Icon) -> list[str]:
-    keywords = icon.set in ("tabler", "lucide")
-    return icon.captions[1:-1] if keywords else icon.captions[1:]
 
 
 class Groups:
@@ -188,16 +185,23 @@ class Groups:
 
 
 def assign_splits(icons: list[Icon]) -> None:
-    """Groups of up to ten pictures to test, then to val, in hash order, with one picture each; the rest trains."""
+    """Groups to test, then to val, in hash order, with one picture each; the rest trains.
+
+    A group that is held out has up to ten pictures, and a name of two words or more that others have too: what is new
+    is how they are put together.
+    """
     unseen = {each.name for each in UNSEEN_SETS}
     groups: dict[int, list[Icon]] = defaultdict(list)
     for icon in icons:
         groups[icon.group].append(icon)
-    order = sorted(groups, key=lambda group: rank("split:" + groups[group][0].captions[0]))
+    order = sorted(groups, key=lambda group: rank("split:" + groups[group][0].shown[0]))
+    known = Counter(word for icon in icons if icon.set not in unseen for word in set(icon.shown[0].split()))
     candidates = (
         members
         for group in order
-        if len(members := groups[group]) <= LARGEST_HELD_OUT and any(icon.set not in unseen for icon in members)
+        if len(members := groups[group]) <= LARGEST_HELD_OUT
+        and any(icon.set not in unseen for icon in members)
+        and all(_is_composed(icon.shown[0], known) for icon in members)
     )
     held_out = [members for _, members in zip(range(TEST_GROUPS + VAL_GROUPS), candidates, strict=False)]
     for index, members in enumerate(held_out):
@@ -215,6 +219,10 @@ def assign_splits(icons: list[Icon]) -> None:
         for members in by_group.values():
             min(members, key=lambda icon: rank(f"shown:{icon.set}:{icon.name}")).split = f"test_{name}"
     drop_repeated_captions(icons)
+
+
+def _is_composed(name: str, known: Counter[str]) -> bool:
+    return " " in name and all(known[word] >= LEAST_KNOWN for word in name.split())
 
 
 def drop_repeated_captions(icons: list[Icon]) -> None:
