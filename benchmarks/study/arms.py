@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from aoq_ext.training import Component, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from study.features import CELLS, CHANNELS
+from study.features import CELLS, CHANNELS, make_features
 
 RANDOM = "random"
+FEATURES = "features"
 ENCODING = 1 / 3
 """Encoding the training set once, without gradients, in plain epochs: a backward pass costs two forward passes."""
 _ENCODINGS = {"online_triplet": 1, "offline_triplet": 2, "offline_quintuplet": 3, "adaptive_quintuplet": 3}
@@ -160,9 +162,9 @@ def batch_arm(setting: Setting, objective: str, size: int) -> Arm:
     return after("early", objective, f"b{size}", batch_size=size, optimizer__lr=rate)
 
 
-def questions(scale: str) -> dict[str, Question]:
+def questions(scale: str, work: Path) -> dict[str, Question]:
     """By letter, as the command names them. Scales: see `settings`."""
-    plain, attention = settings(scale)
+    plain, attention = settings(scale, work)
     first, online, detached = first_round(plain, "early"), after("early", "online"), after("early", "detached")
     sizes = (8, 16, 32) if scale == "tiny" else (32, 128, 512)
     banks = (replace(online, name=f"early-bank-k{count}", candidates=count, changes=depth(300)) for count in (1, 4))
@@ -213,15 +215,24 @@ def _named(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace(".", "__"): value for name, value in changes.items()}
 
 
-def settings(scale: str) -> tuple[Setting, Setting]:
-    """Embeddings, and cross attention.
+def settings(scale: str, work: Path) -> tuple[Setting, Setting]:
+    """Embeddings, and cross attention. work: the folder that has what `prepare` made.
 
     tiny: made-up patterns, seconds. features: fixed features of half of the icons (`study.features`), as the paper's
     models read fixed features. icons: all of them, through convolutions that are trained with the rest.
     """
     embeddings, attention = {"tiny": _tiny, "features": _features, "icons": _icons}[scale]()
+    if scale == "features":
+        for base in (embeddings[0], attention[0]):
+            base.data.root = str(work / FEATURES)
     plain = Setting(f"embeddings-{scale}", *embeddings)
     return plain, Setting(f"scan-{scale}", *attention)
+
+
+def prepare(scale: str, work: Path) -> None:
+    """What the settings of a scale need before anything is trained."""
+    if scale == "features":
+        make_features(work / FEATURES)
 
 
 def _base(loader: str, arguments: dict[str, Any], image: Component, dim: int, batch_size: int) -> TrainConfig:
@@ -256,10 +267,12 @@ def _tiny() -> tuple[tuple[TrainConfig, int, int, int], ...]:
 
 def _features() -> tuple[tuple[TrainConfig, int, int, int], ...]:
     cells, channels = CELLS, CHANNELS[-1]
-    image = Component("aoq_ext.encoders.GlobalImageEncoder", {"image_dim": cells * channels, "dim": 256})
-    base = replace(_base("study.features.load_features", {}, image, 256, 128), epochs=4)
+    image = Component("aoq_ext.encoders.GlobalImageEncoder", {"image_dim": cells * channels, "dim": 128})
+    base = replace(_base("study.features.load_features", {"images": 24_000}, image, 128, 128), epochs=4)
+    base.optimizer.lr = 2e-3
+    base.offline.top_texts, base.offline.top_images = 60, 12
     scan = replace(_scan(base, 64, channels, None, regions=True), epochs=1)
-    return (base, 6, 30, 1), (scan, 4, 10, 1)
+    return (base, 16, 40, 8), (scan, 8, 20, 4)
 
 
 def _icons() -> tuple[tuple[TrainConfig, int, int, int], ...]:

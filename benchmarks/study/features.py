@@ -65,11 +65,19 @@ def make_features(folder: Path, epochs: int = 12, console: Console | None = None
 
 
 @lru_cache(maxsize=4)
-def load_features(split: str = "train", root: str | Path | None = None, regions: bool = False) -> ImageTextData:
-    """What `make_features` left in ``root``: (N, 16, 64) float32 with ``regions``, else (N, 1024), memory-mapped."""
+def load_features(
+    split: str = "train", root: str | Path | None = None, regions: bool = False, images: int | None = None
+) -> ImageTextData:
+    """What `make_features` left in ``root``: (N, 16, 64) float32 with ``regions``, else (N, 1024).
+
+    images: so many of the training images, drawn once and for all; None: every one.
+    """
     data = load_half(split, half=1)
-    rows = np.load(Path(root or os.curdir) / f"{split}.npy", mmap_mode="r")
+    rows = np.load(Path(root or os.curdir) / f"{split}.npy")
     rows = rows if regions else rows.reshape(len(rows), -1)
-    return ImageTextData(
+    whole = ImageTextData(
         rows, data.captions, data.caption_image, data.group_ids, data.image_names, f"features of {data.name}"
     )
+    if split != "train" or images is None:
+        return whole
+    return whole.subset(np.sort(np.random.default_rng(0).permutation(len(whole))[:images]))

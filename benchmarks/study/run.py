@@ -1,6 +1,6 @@
 """What the adaptive offline quintuplet loss buys: arms of training compared on several seeds, in one command.
 
-    python benchmarks/study/run.py --work runs/study --questions a b --seeds 5 --jobs 2 --scale small
+    python benchmarks/study/run.py --work runs/study --questions a b --seeds 5 --jobs 2
 
 What is finished in ``--work`` is kept, and a run that was cut short goes on, so the command can be repeated until it is
 through; ``--report-only`` reports what there is so far. Results, in ``--out``: DATE-study.json (settings, and every
@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))  # this file is a script of t
 from aoq_ext._files import write_bytes_atomically  # noqa: E402
 from aoq_ext._machine import available_cores, processor_name  # noqa: E402
 from aoq_ext.training.config import to_dict  # noqa: E402
-from study.arms import Question, questions  # noqa: E402
+from study.arms import Question, prepare, questions  # noqa: E402
 from study.jobs import Plan, carry_out, read_ranks, read_results  # noqa: E402
 from study.report import Study, draw, report  # noqa: E402
 
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="where the runs are kept (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where results go (%(default)s)")
     parser.add_argument("--figures", type=Path, default=Path("docs"), help="where the figure goes (%(default)s)")
-    parser.add_argument("--scale", choices=("tiny", "small", "full"), default="small", help="(%(default)s)")
+    parser.add_argument("--scale", choices=("tiny", "features", "icons"), default="features", help="(%(default)s)")
     parser.add_argument(
         "--questions", nargs="+", help="by letter, with a number of seeds of its own as in a:3 (all of them)"
     )
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each run (%(default)s)")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     arguments = parser.parse_args(argv)
-    known = questions(arguments.scale)
+    known = questions(arguments.scale, arguments.work.resolve())
     seeds = {}
     for word in arguments.questions or known:
         letter, _, count = word.partition(":")
@@ -137,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = make_plan(asked, seeds, arguments.work, arguments.threads)
     try:
         if not arguments.report_only:
+            prepare(arguments.scale, arguments.work.resolve())
             advance(plan, arguments.jobs)
     finally:  # what there is, where a job failed
         print(write_report(gather(asked, plan), arguments))

@@ -24,7 +24,7 @@ from study.arms import RANDOM, Arm, Question, after, questions, settings
 from study.intervals import Difference, over_test_images
 from study.jobs import Plan, carry_out, read_results
 
-PLAIN, ATTENTION = settings("tiny")
+PLAIN, ATTENTION = settings("tiny", Path("."))
 
 
 def test_intervals_are_students() -> None:
@@ -78,10 +78,10 @@ def test_unknown_changes_are_refused() -> None:
         Arm("a", RANDOM, {"loss.obective": "online_triplet"}).config(PLAIN)
 
 
-@pytest.mark.parametrize("scale", ["tiny", "small", "full"])
+@pytest.mark.parametrize("scale", ["tiny", "features", "icons"])
 def test_arms_of_one_name_are_one_arm(scale: str) -> None:
     arms: dict[tuple[str, str], Arm] = {}
-    for question in questions(scale).values():
+    for question in questions(scale, Path(".")).values():
         own = {arm.name for arm in question.arms}
         assert all({ours, theirs} <= own for ours, theirs in question.comparisons())
         assert {arm.start for arm in question.arms} - {RANDOM} <= own
@@ -90,14 +90,14 @@ def test_arms_of_one_name_are_one_arm(scale: str) -> None:
 
 
 def test_controls_are_compared_once() -> None:
-    compared = list(questions("tiny")["a"].comparisons())
+    compared = list(questions("tiny", Path("."))["a"].comparisons())
     assert ("early-online-long", "early-online") in compared
     assert ("early-online", "early-online-long") not in compared
     assert sum(ours == "early-detached" for ours, _ in compared) == 3
 
 
 def small(names: Sequence[str], letter: str = "a") -> Question:
-    question = questions("tiny")[letter]
+    question = questions("tiny", Path("."))[letter]
     return replace(question, arms=tuple(arm for arm in question.arms if arm.name in names))
 
 
