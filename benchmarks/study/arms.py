@@ -154,6 +154,16 @@ def from_random(setting: Setting) -> tuple[Arm, ...]:
     return (first_round(setting, "early"), *arms)
 
 
+def soon(setting: Setting) -> tuple[Arm, ...]:
+    """From random weights, hardest and offline negatives after one epoch with every negative."""
+    short = {"warmup_epochs": min(1, setting.warmup), "epochs": setting.warmup}
+    arms = (
+        Arm(f"soon-{name}", RANDOM, {**LADDER[name], **short}, None if name == "online" else "round1-early")
+        for name in ("online", "attached", "detached")
+    )
+    return (first_round(setting, "early"), *arms)
+
+
 def batch_arm(setting: Setting, objective: str, size: int) -> Arm:
     """The learning rate goes with the root of the batch size."""
     if size == setting.base.batch_size:
@@ -207,6 +217,7 @@ def questions(scale: str, work: Path) -> dict[str, Question]:
             (first_round(attention, "early"), online, after("early", "attached"), detached),
             (online.name,),
         ),
+        "k": Question("From random weights, with a short warm-up", plain, soon(plain), ("soon-online",)),
         "j": Question("Stored negatives, without encoding them", plain, (*start, *banks), (online.name, detached.name)),
     }
 
@@ -243,9 +254,7 @@ def _base(loader: str, arguments: dict[str, Any], image: Component, dim: int, ba
         checkpoint_every=1_000_000,
         on_collapse="warn",  # a collapsed run is a result too
         accelerator="cpu",
-        data=DataConfig(
-            "study.data.load", args={"loader": loader, **arguments}, validation_split=None, workers=0, min_count=2
-        ),
+        data=DataConfig("study.data.load", args={"loader": loader, **arguments}, validation_split=None, workers=0),
         model=ModelConfig(image, text),
         optimizer=OptimizerConfig(lr=1e-3),
     )
@@ -262,13 +271,14 @@ def _tiny() -> tuple[tuple[TrainConfig, int, int, int], ...]:
     image = Component("aoq_ext.encoders.ConvEncoder", {"dim": 16, "image_size": 8, **seen})
     base = replace(_base("study.data.load_patterns", {}, image, 16, 16), epochs=1)
     scan = _scan(base, 16, 10, Component("aoq_ext.encoders.GridBackbone", seen))
-    return (base, 1, 2, 0), (scan, 1, 2, 0)
+    return (base, 1, 2, 1), (scan, 1, 2, 0)
 
 
 def _features() -> tuple[tuple[TrainConfig, int, int, int], ...]:
     cells, channels = CELLS, CHANNELS[-1]
     image = Component("aoq_ext.encoders.GlobalImageEncoder", {"image_dim": cells * channels, "dim": 128})
     base = replace(_base("study.features.load_features", {"images": 24_000}, image, 128, 128), epochs=4)
+    base.data.min_count = 2
     base.optimizer.lr = 2e-3
     base.offline.top_texts, base.offline.top_images = 60, 12
     scan = replace(_scan(base, 64, channels, None, regions=True), epochs=1)

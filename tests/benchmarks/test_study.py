@@ -107,7 +107,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: Any, monkeypatch: pytes
         "d": replace(small(["round1-early", "early-online-b8", "early-detached-b8"], "d"), pairs=PAIRS),
         "j": replace(small(["round1-early", "early-online", "early-bank-k4"], "j"), controls=("early-online",)),
     }
-    monkeypatch.setattr(run, "questions", lambda scale: asked)
+    monkeypatch.setattr(run, "questions", lambda scale, work: asked)
     words = ["--work", str(tmp_path / "work"), "--out", str(tmp_path), "--figures", str(tmp_path), "--scale", "tiny"]
     run.main([*words, "--questions", "a:2", "d:2", "j:1", "--jobs", "2"])
     assert "[13/13]" in capsys.readouterr().out
