@@ -277,12 +277,12 @@ def _tiny() -> tuple[tuple[TrainConfig, int, int, int], ...]:
 def _features() -> tuple[tuple[TrainConfig, int, int, int], ...]:
     cells, channels = CELLS, CHANNELS[-1]
     image = Component("aoq_ext.encoders.GlobalImageEncoder", {"image_dim": cells * channels, "dim": 128})
-    base = replace(_base("study.features.load_features", {"images": 24_000}, image, 128, 128), epochs=4)
+    base = replace(_base("study.features.load_features", {"images": 24_000}, image, 128, 128), epochs=3)
     base.data.min_count = 2
     base.optimizer.lr = 2e-3
     base.offline.top_texts, base.offline.top_images = 60, 12
     scan = replace(_scan(base, 64, channels, None, regions=True), epochs=1)
-    return (base, 16, 40, 8), (scan, 8, 20, 4)
+    return (base, 12, 40, 6), (scan, 8, 20, 4)
 
 
 def _icons() -> tuple[tuple[TrainConfig, int, int, int], ...]:
