@@ -4,11 +4,14 @@ A *group* is one thing shown, by its name ("account arrow down"): the same words
 drawing, and equal pictures are one group, whatever the style. The splits:
 
 ``train``
-    Pictures of the training groups, from the training sets.
+    Pictures of the training sets.
 ``val`` (1,000), ``test`` (5,000)
-    Groups that training never sees, in any set; one picture each.
+    Unseen pictures by unseen names ("account arrow down outline"); the thing itself is in training, by another name, in
+    another style or another set.
+``test_things`` (1,000)
+    Things that training never shows, whose names are put together from known words.
 ``test_iconoir``, ``test_healthicons``
-    One picture per group of a set that training never sees; some of their names it does.
+    One picture per group of a set that training never sees.
 
 Evaluation splits have one picture per group and no caption twice, so a caption has one right picture. They are in a
 random order: five equal parts of ``test`` are folds of 1,000, as COCO's 1K test images. ``icons/README.md`` beside this
@@ -30,7 +33,7 @@ from aoq_ext.data.errors import DataError
 from aoq_ext.data.image_text import ImageTextData
 
 ICONS_ROOT = Path(__file__).parent / "icons"
-SPLITS = ("train", "val", "test", "test_iconoir", "test_healthicons")
+SPLITS = ("train", "val", "test", "test_things", "test_iconoir", "test_healthicons")
 
 PIXELS, INDEX, CHECKSUMS = "pixels.xz", "index.json.xz", "SHA256SUMS"
 SIDE, LEVELS = 32, 4

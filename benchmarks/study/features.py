@@ -34,7 +34,7 @@ def load_half(split: str = "train", root: str | Path | None = None, half: int = 
     return data.subset(np.flatnonzero(coin[data.group_ids] == half), name=f"icons/train, half {half}")
 
 
-def make_features(folder: Path, epochs: int = 12, console: Console | None = None) -> None:
+def make_features(folder: Path, epochs: int = 8, console: Console | None = None) -> None:
     """Train the network on half 0 and leave its features of everything else in ``folder``; what is there stays."""
     config = TrainConfig(
         run=str(folder / "network"),

@@ -19,7 +19,7 @@ import lzma
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ from aoq_ext.data.icon_set import CHECKSUMS, INDEX, LEVELS, PIXELS, SIDE, pack_p
 
 TOOLS = {"pillow": "13.0.0", "resvg_py": "0.5.0"}
 PACKAGES = Path(__file__).parent / "node_modules"
-TEST_GROUPS, VAL_GROUPS = 5000, 1000
-LARGEST_HELD_OUT = 10  # pictures of a group
+TEST, VAL, THINGS = 5000, 1000, 1000
+LARGEST_HELD_OUT = 10  # pictures of a name, or of a group
 LEAST_KNOWN = 20  # icons that have a word of a name held out
 BEST_SIZE = 24  # of an icon drawn in several sizes
 MOST_KEYWORDS = 8
@@ -185,40 +185,51 @@ class Groups:
 
 
 def assign_splits(icons: list[Icon]) -> None:
-    """Groups to test, then to val, in hash order, with one picture each; the rest trains.
+    """Things that are never shown in training, then names that are not, then unseen sets; the rest trains.
 
-    A group that is held out has up to ten pictures, and a name of two words or more that others have too: what is new
-    is how they are put together.
+    Held out are things and names of up to ten pictures, in hash order, with one picture each. A thing that is held out
+    has a name of two words or more that other names have too: what is new is how they are put together. A name that is
+    held out ("account outline") leaves other pictures of its group in training, by other names or in other styles.
     """
     unseen = {each.name for each in UNSEEN_SETS}
-    groups: dict[int, list[Icon]] = defaultdict(list)
-    for icon in icons:
-        groups[icon.group].append(icon)
-    order = sorted(groups, key=lambda group: rank("split:" + groups[group][0].shown[0]))
-    known = Counter(word for icon in icons if icon.set not in unseen for word in set(icon.shown[0].split()))
-    candidates = (
-        members
-        for group in order
-        if len(members := groups[group]) <= LARGEST_HELD_OUT
-        and any(icon.set not in unseen for icon in members)
-        and all(_is_composed(icon.shown[0], known) for icon in members)
-    )
-    held_out = [members for _, members in zip(range(TEST_GROUPS + VAL_GROUPS), candidates, strict=False)]
-    for index, members in enumerate(held_out):
-        for icon in members:
-            icon.split = ""
-        seen = [icon for icon in members if icon.set not in unseen]
-        shown = min(seen, key=lambda icon: rank(f"shown:{icon.set}:{icon.name}"))
-        shown.split = "test" if index < TEST_GROUPS else "val"
+    seen_sets = [icon for icon in icons if icon.set not in unseen]
+    known = Counter(word for icon in seen_sets for word in set(icon.shown[0].split()))
+    things = _by(seen_sets, lambda icon: icon.group)
+    room = iter(["test_things"] * THINGS)
+    for key in sorted(things, key=lambda key: rank(f"split:{things[key][0].shown[0]}")):
+        members = things[key]
+        composed = all(_is_composed(icon.shown[0], known) for icon in members)
+        if len(members) <= LARGEST_HELD_OUT and composed and (split := next(room, None)):
+            _show_one(members, split)
+    training = [icon for icon in seen_sets if icon.split == "train"]
+    left = Counter(icon.group for icon in training)
+    names = _by(training, lambda icon: " ".join(sorted(icon.captions[0].split())))
+    room, used = iter(["test"] * TEST + ["val"] * VAL), set[int]()
+    for key in sorted(names, key=lambda key: rank(f"split:{key}")):
+        members = names[key]
+        (group, *others), count = {icon.group for icon in members}, len(members)
+        fits = not others and group not in used and count <= LARGEST_HELD_OUT and count < left[group]
+        if fits and (split := next(room, None)):
+            used.add(group)
+            _show_one(members, split)
     for name in unseen:
-        by_group = defaultdict(list)
-        for icon in icons:
-            if icon.set == name:
-                icon.split = ""
-                by_group[icon.group].append(icon)
-        for members in by_group.values():
-            min(members, key=lambda icon: rank(f"shown:{icon.set}:{icon.name}")).split = f"test_{name}"
+        for members in _by((icon for icon in icons if icon.set == name), lambda icon: icon.group).values():
+            _show_one(members, f"test_{name}")
     drop_repeated_captions(icons)
+
+
+def _by(icons: Iterable[Icon], key: Callable[[Icon], Any]) -> dict[Any, list[Icon]]:
+    groups: dict[Any, list[Icon]] = defaultdict(list)
+    for icon in icons:
+        groups[key(icon)].append(icon)
+    return groups
+
+
+def _show_one(members: list[Icon], split: str) -> None:
+    """One picture in the split, the others nowhere."""
+    for icon in members:
+        icon.split = ""
+    min(members, key=lambda icon: rank(f"shown:{icon.set}:{icon.name}")).split = split
 
 
 def _is_composed(name: str, known: Counter[str]) -> bool:
