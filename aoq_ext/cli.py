@@ -111,7 +111,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a model from a configuration file", _train),
     "mine": ("list the hardest negatives of a training set, or between files", mine.run),
     "eval": ("recall and ranks of a trained model, of embeddings or of scores", evaluate.run),
-    "recipe": ("do all of a paper's experiment: both rounds, mining and evaluation", recipe.run),
+    "recipe": ("do all of a paper's experiment: both rounds, mining, a control and evaluation", recipe.run),
     "data": ("check a data set in one of the formats of the field", data.run),
     "demo": ("do all of it on the bundled data and write a report", _demo),
     "doctor": ("say what is installed, what runs, and what is wrong", _doctor),

@@ -1,11 +1,11 @@
-"""The whole method on the bundled data: train, mine, train again, evaluate both, and report."""
+"""The whole method on the bundled data: train, mine, train again with and without the negatives, and report."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +21,13 @@ from aoq_ext.report.run.words import overall, rsum_difference
 from aoq_ext.report.words import duration, signed
 from aoq_ext.training import DataConfig, LossConfig, OfflineConfig, OfflineLists, TrainConfig
 from aoq_ext.training.config import check
+from aoq_ext.training.cost import pairs_encoded
+from aoq_ext.training.pairs import load_split
+from aoq_ext.training.progress import WholeProgress
 from aoq_ext.training.recipe import STEPS, Evaluation, Recipe, run_rounds
 
 _SAMPLE = 128
+_QUINTUPLET_COST = 3  # pairs encoded for each of a batch
 
 
 def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: Console | None = None) -> Path:
@@ -32,7 +36,7 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
     A demo that was interrupted goes on where it stopped when it is started again with the same folder.
 
     Args:
-        output_dir: receives round1/, negatives/, round2/ and report.html.
+        output_dir: receives round1/, negatives/, round2/, control/ and report.html.
         quick: a small part of the data and two epochs, to see that everything works; its figures mean nothing.
     """
     console = console or Console()
@@ -40,34 +44,64 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
     recipe = demo_recipe(folder, seed, quick)
     check(recipe.first)
     clock = StepClock(folder / "seconds.json")
+    images = len(load_split(recipe.first.data, recipe.first.data.train_split))
+    whole = WholeProgress(work_of(recipe, images), clock.seconds, console)
 
     def on_step(steps: int) -> None:
-        if steps % recipe.first.log_every == 0:
+        if steps % recipe.first.log_every == 0 and clock.step is not None:
             clock.note()
+            whole.update(clock.step, pairs_encoded(recipe.runs[clock.step], images, steps))
 
-    run_rounds(recipe, console=console, on_step=on_step, measure=clock.measure)
-    console.rule(f"[bold]{STEPS[3]}[/bold]: both models on {', '.join(SPLIT_TITLES)}", align="left")
-    with clock.measure(STEPS[3], afresh=True):
+    @contextmanager
+    def measure(step: str) -> Iterator[None]:
+        # Mining has a bar of its own, on another console.
+        with clock.measure(step), nullcontext() if step == "mining" else whole.shown():
+            whole.update(step, 0)
+            yield
+
+    run_rounds(recipe, console=console, on_step=on_step, measure=measure)
+    console.rule(f"[bold]evaluation[/bold]: every model on {', '.join(SPLIT_TITLES)}", align="left")
+    with clock.measure("evaluation", afresh=True):
         lists = OfflineLists.load(recipe.lists)
-        data = collect(Path(recipe.first.run), Path(recipe.second.run), lists, tuple(SPLIT_TITLES), clock.seconds)
+        runs = {step: Path(config.run) for step, config in recipe.runs.items()}
+        data = collect(runs, lists, tuple(SPLIT_TITLES), clock.seconds)
     report = write_report(replace(data, seconds=dict(clock.seconds)), folder / "report.html")
     _summarise(data, report, sum(clock.seconds.values()), console)
     return report
 
 
 def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
-    """Both rounds: the same in everything but the loss and the offline negatives it needs."""
-    first = TrainConfig(run=str(folder / "round1"), seed=seed)
-    if quick:
-        data = DataConfig(loader="aoq_ext.demo.load_sample")
-        first = replace(first, data=data, epochs=2, warmup_epochs=1, batch_size=32, log_every=2)
+    """Round 1 from random weights; round 2 and its control from round 1's, at the same cost."""
+    epochs, further, sizes = (40, 15, TrainConfig()) if not quick else (2, 2, _quick())
+    first = replace(sizes, run=str(folder / "round1"), seed=seed, epochs=epochs, warmup_epochs=epochs // 2)
+    control = replace(
+        first, run=str(folder / "control"), init=first.run, epochs=_QUINTUPLET_COST * further, warmup_epochs=0
+    )
     second = replace(
-        first,
+        control,
         run=str(folder / "round2"),
+        epochs=further,
         loss=LossConfig(objective="adaptive_quintuplet"),
         offline=OfflineConfig(lists=str(folder / "negatives")),
     )
-    return Recipe(folder, first, second, tuple(map(Evaluation, SPLIT_TITLES)))
+    return Recipe(folder, first, second, tuple(map(Evaluation, SPLIT_TITLES)), control)
+
+
+def _quick() -> TrainConfig:
+    return TrainConfig(data=DataConfig(loader="aoq_ext.demo.load_sample"), batch_size=32, log_every=2)
+
+
+def work_of(recipe: Recipe, images: int) -> dict[str, float]:
+    """Of every step, in pairs encoded while training.
+
+    Mining and evaluation, without gradients, are taken for an epoch of each model they use: they are a small part.
+    """
+    work: dict[str, float] = {}
+    for step, config in recipe.runs.items():
+        work[step] = pairs_encoded(config, images)
+        if step == "round 1":
+            work["mining"] = images
+    return work | {"evaluation": images * len(recipe.runs)}
 
 
 def load_sample(split: str, root: str | Path | None = None) -> ImageTextData:
@@ -84,6 +118,11 @@ class StepClock:
         known = json.loads(path.read_text()) if path.is_file() else {}
         self.seconds: dict[str, float] = {step: known[step] for step in STEPS if step in known}
         self._running: tuple[str, float] | None = None  # the step, and the time at which it would have begun in one go
+
+    @property
+    def step(self) -> str | None:
+        """The one that is running."""
+        return self._running[0] if self._running is not None else None
 
     @contextmanager
     def measure(self, step: str, *, afresh: bool = False) -> Iterator[None]:
@@ -104,16 +143,16 @@ class StepClock:
 
 
 def _summarise(data: ReportData, report: Path, seconds: float, console: Console) -> None:
-    table = Table(title="rsum (of 600): the six recalls added up", title_justify="left", show_edge=False)
-    table.add_column("evaluated on")
-    for heading in ("round 1", "round 2", "difference", "95 % interval"):
+    title = f"rsum (of 600): the six recalls added up; difference: round 2 − {data.baseline}"
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("evaluated on", overflow="fold")
+    for heading in (*data.runs, "difference", "95 % interval"):
         table.add_column(heading, justify="right")
     for split in data.splits:
-        low, high = split.rsum_interval
+        low, high = split.intervals["rsum"]
         table.add_row(
             f"{split.title} ({split.name})",
-            f"{split.before['rsum']:.1f}",
-            f"{split.after['rsum']:.1f}",
+            *(f"{split.metrics[run]['rsum']:.1f}" for run in data.runs),
             signed(rsum_difference(split)),
             f"{signed(low)} to {signed(high)}",
         )

@@ -12,11 +12,13 @@ from aoq_ext.commands.parsing import make_parser
 def run(argv: Sequence[str]) -> int:
     parser = make_parser(
         "recipe",
-        "Train round 1, mine its negatives, train round 2, and evaluate both. What is done is skipped: the same "
-        "command continues a recipe that was stopped.",
+        "Train round 1, mine its negatives, train round 2 and, where there is one, its control, and evaluate all. What "
+        "is done is skipped: the same command continues a recipe that was stopped.",
     )
     parser.add_argument(
-        "prefix", type=Path, help="PREFIX of PREFIX-round1.yaml and PREFIX-aoq.yaml, such as configs/coco/vsrn"
+        "prefix",
+        type=Path,
+        help="PREFIX of PREFIX-round1.yaml, PREFIX-aoq.yaml and any PREFIX-control.yaml, as in configs/coco/vsrn",
     )
     parser.add_argument("--root", type=Path, help="the folder with the data (as in the files)")
     parser.add_argument("--out", type=Path, help="the folder for everything (runs/DATASET-MODEL)")
@@ -27,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an entry of both configurations, such as epochs=10; may be given again",
+        help="an entry of all configurations, such as epochs=10; may be given again",
     )
     parser.add_argument(
         "--evaluate",

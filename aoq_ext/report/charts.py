@@ -35,6 +35,7 @@ class Series:
 SERIES = {
     "first": Series("first", (6, 4)),
     "second": Series("second"),
+    "control": Series("online", (2, 2.5)),
     "positive": Series("positive"),
     "online": Series("online", (6, 3)),
     "offline": Series("offline", (2, 2.5)),
@@ -88,12 +89,6 @@ def linear_axis(label: str, low: float, high: float, count: int = 5) -> Axis:
         low, high = low - room, high + room
     ticks = tuple(float(tick) for tick in MaxNLocator(count, steps=[1, 2, 5, 10]).tick_values(low, high))
     return Axis(label, ticks[0], ticks[-1], ticks)
-
-
-def epoch_axis(count: int) -> Axis:
-    """Epochs 1 to `count` with half an epoch of room on both sides."""
-    step = max(1, math.ceil(count / 8))
-    return Axis("epoch", 0.5, count + 0.5, tuple(float(epoch) for epoch in range(step, count + 1, step)))
 
 
 def log_axis(label: str, low: float, high: float) -> Axis:

@@ -20,11 +20,11 @@ class EmbeddedPicture:
 
 
 def embedded(pixels: NDArray[np.uint8], most: int | None = None) -> EmbeddedPicture:
-    """`pixels` (3, H, W) as what a page can hold.
+    """`pixels` (C, H, W), grey or in colours (C = 1 or 3), as what a page can hold.
 
     most: the longest side in pixels; an image beyond it is reduced and stored as JPEG, since it is a photograph.
     """
-    drawn = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    drawn = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     buffer = io.BytesIO()
     photo = most is not None and max(drawn.size) > most
     if most is not None and photo:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from aoq_ext.report.words import duration
 
 QUIET_SECONDS = 60.0  # without a terminal, a line comes no sooner after the one before
 
@@ -82,3 +86,53 @@ class TrainingProgress:
     def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
         self.console.print(line, highlight=False, soft_wrap=True)
+
+
+class WholeProgress:
+    """How long all the steps of an experiment will still take, by the rate of those so far."""
+
+    def __init__(self, work: Mapping[str, float], seconds: Mapping[str, float], console: Console) -> None:
+        """
+        Args:
+            work: of every step in the order they are done, in a unit that takes about as long in all of them.
+            seconds: what each has taken so far, in earlier processes too; the caller keeps it up to date.
+        """
+        self._work, self._seconds, self._console = dict(work), seconds, console
+        self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """A bar on a terminal, which another of the same console may join; else a line a minute."""
+        if not self._console.is_terminal:
+            yield
+            return
+        columns = TextColumn("all steps"), BarColumn(), TaskProgressColumn(), TextColumn("{task.description}")
+        with Progress(*columns, console=self._console, transient=True) as self._bar:
+            self._bar.add_task("", total=sum(self._work.values()))
+            yield
+        self._bar = None
+
+    def left(self, step: str, done: float) -> float | None:
+        """Seconds, when so much of the work of ``step`` is done, and all before it; None before anything is known."""
+        finished = self._finished(step, done)
+        timed = [name for name, work in finished.items() if work > 0 and name in self._seconds]
+        if not timed:
+            return None
+        rate = sum(self._seconds[name] for name in timed) / sum(finished[name] for name in timed)
+        return rate * (sum(self._work.values()) - sum(finished.values()))
+
+    def update(self, step: str, done: float) -> None:
+        left = self.left(step, done)
+        text = "" if left is None else f"about {duration(left)} left"
+        completed = sum(self._finished(step, done).values())
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=completed, description=text)
+        elif text and time.monotonic() - self._last_line >= QUIET_SECONDS:
+            self._last_line = time.monotonic()
+            share = completed / sum(self._work.values())
+            self._console.print(f"all steps: {share:.0%} done, {text}", highlight=False)
+
+    def _finished(self, step: str, done: float) -> dict[str, float]:
+        names = list(self._work)
+        return {name: self._work[name] for name in names[: names.index(step)]} | {step: done}

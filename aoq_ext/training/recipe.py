@@ -1,4 +1,4 @@
-"""A paper's whole experiment, one step after the other: round 1, mining, round 2, and the evaluation of both.
+"""A paper's whole experiment, one step after the other: round 1, mining, round 2, its control, and the evaluation.
 
 Everything is in the files that the steps leave behind, so a recipe that was stopped goes on where it was.
 """
@@ -23,6 +23,7 @@ from aoq_ext._scalars import check_list
 from aoq_ext.data.precomputed import splits_in
 from aoq_ext.lists.manifest import Manifest
 from aoq_ext.mining.progress import MiningDisplay
+from aoq_ext.report.words import listed
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
 from aoq_ext.training.evaluation import evaluate_folds
 from aoq_ext.training.history import History
@@ -34,8 +35,8 @@ from aoq_ext.training.parse import load_config
 from aoq_ext.training.run import RunFiles
 from aoq_ext.training.trainer import train
 
-STEPS = ("round 1", "mining", "round 2", "evaluation")
-ROUNDS = {"round 1": "-round1.yaml", "round 2": "-aoq.yaml"}
+STEPS = ("round 1", "mining", "round 2", "control", "evaluation")
+_ENDINGS = {"round 1": "-round1.yaml", "round 2": "-aoq.yaml", "control": "-control.yaml"}
 _OWN_FLAGS = {"run": "--out", "offline.lists": "--out", "data.root": "--root"}
 _COLUMNS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum")
 
@@ -57,10 +58,22 @@ class Evaluation:
 class Recipe:
     """Two rounds and what they are judged by."""
 
-    folder: Path  # receives round1/, negatives/, round2/ and metrics.json
+    folder: Path  # receives round1/, negatives/, round2/, control/ and metrics.json
     first: TrainConfig
     second: TrainConfig
     evaluations: tuple[Evaluation, ...]
+    control: TrainConfig | None = None  # begins as round 2 does, and goes on as round 1 did
+
+    @property
+    def runs(self) -> dict[str, TrainConfig]:
+        """By step."""
+        runs = {"round 1": self.first, "round 2": self.second}
+        return runs if self.control is None else runs | {"control": self.control}
+
+    @property
+    def baseline(self) -> str:
+        """The run that round 2 is compared with."""
+        return "round 1" if self.control is None else "control"
 
     @property
     def lists(self) -> Path:
@@ -78,12 +91,15 @@ def read_recipe(
     overrides: Mapping[str, str] | None = None,
     evaluations: Sequence[Evaluation] = (),
 ) -> Recipe:
-    """The recipe in ``PREFIX-round1.yaml`` and ``PREFIX-aoq.yaml``; ConfigError for what cannot work.
+    """The recipe in ``PREFIX-round1.yaml``, ``PREFIX-aoq.yaml`` and, where there is one, ``PREFIX-control.yaml``;
+    ConfigError for what cannot work.
+
+    An ``init`` that names round 1's ``run`` in these files means the round 1 of the recipe, wherever its folder is.
 
     Args:
         out: its folder; by default runs/DATASET-MODEL, after the last two parts of ``prefix``.
         root: the folder with the data, in place of that in the files.
-        overrides: entries of both rounds by dotted name.
+        overrides: entries of all runs by dotted name.
         evaluations: by default test, or, where the data set has testall, that in five folds and whole.
     """
     check_list("evaluations", evaluations, "evaluations")
@@ -95,17 +111,33 @@ def read_recipe(
     folder = Path(out) if out is not None else Path("runs") / f"{prefix.absolute().parent.name}-{prefix.name}"
     if root is not None:
         given["data.root"] = str(root)
-    first, second = (
-        load_config(prefix.with_name(prefix.name + ending), **given, run=str(folder / place))
-        for ending, place in zip(ROUNDS.values(), ("round1", "round2"), strict=True)
-    )
-    recipe = Recipe(folder, first, second, tuple(evaluations) or _default_evaluations(first))
-    second.offline.lists = str(recipe.lists)
-    for step, config in zip(ROUNDS, (first, second), strict=True):
+    files = {step: prefix.with_name(prefix.name + ending) for step, ending in _ENDINGS.items()}
+    runs = {step: load_config(file, **given) for step, file in files.items() if step != "control" or file.is_file()}
+    recipe = _placed(folder, runs, evaluations)
+    for step, config in recipe.runs.items():
         try:
             check(config)
         except ConfigError as error:
             raise ConfigError(f"{step}: {error}") from error
+    _check_roles(recipe)
+    return recipe
+
+
+def _placed(folder: Path, runs: dict[str, TrainConfig], evaluations: Sequence[Evaluation]) -> Recipe:
+    """The runs of the files, with everything in the recipe's folder."""
+    first, second, control = runs["round 1"], runs["round 2"], runs.get("control")
+    first_place = first.run
+    for step, config in runs.items():
+        config.run = str(folder / step.replace(" ", ""))
+        if config.init is not None and Path(config.init) == Path(first_place):
+            config.init = first.run
+    recipe = Recipe(folder, first, second, tuple(evaluations) or _default_evaluations(first), control)
+    second.offline.lists = str(recipe.lists)
+    return recipe
+
+
+def _check_roles(recipe: Recipe) -> None:
+    first, second, control = recipe.first, recipe.second, recipe.control
     if first.loss.objective != "online_triplet":
         raise ConfigError(f"round 1: loss.objective: expected online_triplet, got {first.loss.objective}")
     if not needs_offline(second):
@@ -113,7 +145,12 @@ def read_recipe(
             f"round 2: loss.objective: expected one with offline negatives in epochs after warmup_epochs, "
             f"got {second.loss.objective} with {second.warmup_epochs} of {second.epochs} epochs of warming up"
         )
-    return recipe
+    if first.init == first.run:
+        raise ConfigError(f"round 1: init: expected another run or null, got round 1 itself, {first.init}")
+    if control is not None and control.loss.objective != "online_triplet":
+        raise ConfigError(f"control: loss.objective: expected online_triplet, got {control.loss.objective}")
+    if control is not None and control.init != second.init:
+        raise ConfigError(f"control: init: expected that of round 2, {second.init}, got {control.init}")
 
 
 def _default_evaluations(config: TrainConfig) -> tuple[Evaluation, ...]:
@@ -167,17 +204,17 @@ def run_rounds(
     for split in {each.split for each in recipe.evaluations}:
         load_split(recipe.first.data, split)
     device = device or str(Fabric(accelerator=recipe.first.accelerator, devices=1).device)
-    _train(recipe.first, STEPS[0], "online triplets", console, on_step, measure)
-    with nullcontext() if _is_mined(recipe) else measure(STEPS[1]):
-        _mine(recipe, device, console)
-    start = recipe.second.init or "random weights"
-    _train(recipe.second, STEPS[2], f"{recipe.second.loss.objective}, from {start}", console, on_step, measure)
+    for step, config in recipe.runs.items():
+        _train(config, step, console, on_step, measure)
+        if step == "round 1":
+            with nullcontext() if _is_mined(recipe) else measure("mining"):
+                _mine(recipe, device, console)
     return device
 
 
 def _refuse_other_settings(recipe: Recipe) -> None:
-    """Of either round, before work is put into the first."""
-    for step, config in zip(ROUNDS, (recipe.first, recipe.second), strict=True):
+    """Of any run, before work is put into the first."""
+    for step, config in recipe.runs.items():
         files = RunFiles(config.run)
         if not files.config.is_file():
             continue
@@ -194,12 +231,12 @@ def _refuse_other_settings(recipe: Recipe) -> None:
 def _train(
     config: TrainConfig,
     step: str,
-    what: str,
     console: Console,
     on_step: Callable[[int], None] | None,
     measure: Callable[[str], AbstractContextManager[object]],
 ) -> None:
-    _announce(console, step, f"{what}, {config.epochs} epochs")
+    start = "random weights" if config.init is None else f"the weights of {Path(config.init).name}"
+    _announce(console, step, f"{config.loss.objective.replace('_', ' ')}s, {config.epochs} epochs from {start}")
     history = RunFiles(config.run).history
     done = history.is_file() and len(History.load(history).epochs) == config.epochs
     # A finished run is only checked to be this configuration's, on this data and these lists.
@@ -211,7 +248,7 @@ def _train(
 
 def _mine(recipe: Recipe, device: str, console: Console) -> None:
     offline = recipe.second.offline
-    _announce(console, STEPS[1], f"{offline.top_texts} texts per image, {offline.top_images} images per text")
+    _announce(console, "mining", f"{offline.top_texts} texts per image, {offline.top_images} images per text")
     loaded = load_run(recipe.first.run, device=device)
     if _is_mined(recipe):
         _check_lists(recipe, loaded)
@@ -251,13 +288,13 @@ def _check_lists(recipe: Recipe, loaded: LoadedRun) -> None:
 
 
 def _evaluate(recipe: Recipe, device: str, console: Console) -> Results:
-    """Both rounds on every split; what was measured of the same weights and data is taken from metrics.json.
+    """Every run on every split; what was measured of the same weights and data is taken from metrics.json.
 
     A run's own metrics.json, which `evaluate_folds` writes, has one result a split and cannot hold both of testall.
     """
-    _announce(console, STEPS[3], "; ".join(map(str, recipe.evaluations)))
+    _announce(console, "evaluation", "; ".join(map(str, recipe.evaluations)))
     known, results = _noted(recipe.metrics), Results()
-    for step, config in zip(ROUNDS, (recipe.first, recipe.second), strict=True):
+    for step, config in recipe.runs.items():
         loaded = load_run(config.run, device=device)
         found = known.setdefault(step, {})
         for split in dict.fromkeys(each.split for each in recipe.evaluations):
@@ -294,18 +331,22 @@ def _announce(console: Console, step: str, what: str) -> None:
 def _summarise(recipe: Recipe, results: Results, console: Console) -> None:
     console.rule("[bold]done[/bold]", align="left")
     for name in map(str, recipe.evaluations):
-        console.print(_table(name, *(results[step][name] for step in ROUNDS)))
+        console.print(_table(name, {step: results[step][name] for step in recipe.runs}, recipe.baseline))
     console.print(f"everything is in {recipe.folder}", highlight=False, soft_wrap=True)
 
 
-def _table(name: str, before: dict[str, Any], after: dict[str, Any]) -> Table:
+def _table(name: str, results: dict[str, dict[str, Any]], baseline: str) -> Table:
     """No wider than 80 columns."""
-    title = f"{name}: {before['images']:,} images, weights of epochs {before['epoch']} and {after['epoch']}"
+    before, after = results[baseline], results["round 2"]
+    epochs = listed([str(result["epoch"]) for result in results.values()])
+    title = f"{name}: {after['images']:,} images, weights of epochs {epochs}"
     table = Table(title=escape(title), title_justify="left", show_edge=False)
     table.add_column("")
     for heading in ("to text\nR@1", "\nR@5", "\nR@10", "to image\nR@1", "\nR@5", "\nR@10", "\nrsum"):
         table.add_column(heading, justify="right")
-    for step, result in zip(ROUNDS, (before, after), strict=True):
+    for step, result in results.items():
         table.add_row(step, *(f"{result[column]:.1f}" for column in _COLUMNS))
-    table.add_row("difference", *(f"{after[column] - before[column]:+.1f}" for column in _COLUMNS), style="dim")
+    table.add_row(
+        f"round 2 − {baseline}", *(f"{after[column] - before[column]:+.1f}" for column in _COLUMNS), style="dim"
+    )
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from rich.console import Console
 
 from aoq_ext import demo
 from aoq_ext.report.run.collect import SPLIT_TITLES
-from aoq_ext.training import ConfigError, recipe
+from aoq_ext.training import ConfigError, LossConfig, recipe
+from aoq_ext.training.cost import pairs_encoded
+
+RUNS = ("round1", "round2", "control")
 
 
 def run(folder: Path, seed: int = 0) -> str:
@@ -41,7 +45,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 def test_demo_writes_everything(finished) -> None:
     folder, output = finished
-    for name in ("round1/best.ckpt", "round1/history.json", "negatives/manifest.json", "round2/best.ckpt"):
+    for name in ("round1/history.json", "negatives/manifest.json", *(f"{run}/best.ckpt" for run in RUNS)):
         assert (folder / name).is_file()
     seconds = json.loads((folder / "seconds.json").read_text())
     assert list(seconds) == list(demo.STEPS)
@@ -53,29 +57,30 @@ def test_report_shows_the_run(finished) -> None:
     folder, output = finished
     page = (folder / "report.html").read_text()
     assert len(page) < 3_000_000
-    assert page.count('class="panel"') == 6
+    assert page.count('class="panel"') == 7
     assert "data:image/png;base64," in page
     for name, title in SPLIT_TITLES.items():
         assert title in page
         assert title in output
         assert name in output
-    assert "AOQ’s rsum is" in output
+    assert "Against the control, AOQ’s rsum is" in output
+    assert "the comparison is at equal cost" in page
     assert "the first 128 images" in page
     assert str(folder) not in page
 
 
 def test_demo_again_trains_nothing(finished) -> None:
     folder, first_output = finished
-    kept = [folder / name for name in ("round1/last.ckpt", "negatives/indices.npy", "round2/last.ckpt")]
+    kept = [folder / name for name in ("negatives/indices.npy", *(f"{run}/last.ckpt" for run in RUNS))]
     before = [path.stat().st_mtime_ns for path in kept]
     seconds = json.loads((folder / "seconds.json").read_text())
 
     output = run(folder)
 
     assert [path.stat().st_mtime_ns for path in kept] == before
-    assert output.count("done before") == 3
+    assert output.count("done before") == 4
     again = json.loads((folder / "seconds.json").read_text())
-    assert [again[step] for step in demo.STEPS[:3]] == [seconds[step] for step in demo.STEPS[:3]]
+    assert [again[step] for step in demo.STEPS[:4]] == [seconds[step] for step in demo.STEPS[:4]]
     assert table_of(output) == table_of(first_output)
 
 
@@ -120,15 +125,27 @@ def test_other_settings_need_another_folder(finished) -> None:
         demo.run_demo(folder, seed=1, quick=True, console=Console(file=io.StringIO()))
 
 
-def test_rounds_differ_in_the_loss_alone(tmp_path) -> None:
-    rounds = demo.demo_recipe(tmp_path, seed=3, quick=False)
-    first, second = rounds.first, rounds.second
-    assert first.loss.objective == "online_triplet"
+@pytest.mark.parametrize("quick", [False, True])
+def test_round_2_and_its_control_differ_in_the_loss_at_equal_cost(tmp_path, quick) -> None:
+    rounds = demo.demo_recipe(tmp_path, seed=3, quick=quick)
+    first, second, control = rounds.first, rounds.second, rounds.control
+    assert (first.init, second.init, control.init) == (None, first.run, first.run)
     assert second.loss.objective == "adaptive_quintuplet"
     assert second.offline.lists == str(tmp_path / "negatives")
-    for name in ("seed", "epochs", "batch_size", "warmup_epochs", "model", "optimizer", "data", "precision"):
+    own = {name: getattr(control, name) for name in ("run", "epochs", "loss", "offline")}
+    assert replace(second, **own) == control
+    assert pairs_encoded(second, 1000) == pairs_encoded(control, 1000)
+    assert first.loss == control.loss == LossConfig()
+    for name in ("seed", "batch_size", "model", "optimizer", "data", "precision"):
         assert getattr(first, name) == getattr(second, name)
     assert first.seed == 3
+
+
+def test_the_time_left_is_of_all_steps(tmp_path) -> None:
+    rounds = demo.demo_recipe(tmp_path, seed=0, quick=True)
+    work = demo.work_of(rounds, 128)
+    assert tuple(work) == demo.STEPS
+    assert work["control"] == work["round 2"] == 3 * work["round 1"] == 768
 
 
 def table_of(output: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml  # type: ignore[import-untyped]
 
 pytest.importorskip("lightning_fabric")
 
@@ -236,7 +237,7 @@ def test_rounds_start_from_another_run(
     recipe.first.init = None  # as where only PREFIX-aoq.yaml has it
     recipe.second.init = recipe.first.run
     text = " ".join(run(recipe)[1].split())
-    assert "adaptive_quintuplet, from " in text and "from random weights" not in text
+    assert "round 2: adaptive quintuplets, 3 epochs from the weights of round1" in text
     assert load_checkpoint(RunFiles(recipe.second.run).last)["inputs"]["initial weights"] != "none"
 
 
@@ -322,6 +323,59 @@ def test_what_belongs_to_something_else_is_refused(
     with pytest.raises(ValueError, match=r"split: expected one of dev, test, train .*, got 'nope'"):
         run(replace(recipe, folder=tmp_path / "new", evaluations=(Evaluation("nope"),)))
     assert not (tmp_path / "new").exists()
+
+
+def write_files(folder: Path, **entries: dict[str, Any]) -> Path:
+    """VSE++ on Flickr30K with a round 2 and a control from round 1's weights; returns the prefix."""
+    base = {"base": str(CONFIGS / "f30k/vsepp-round1.yaml")}
+    from_first = {**base, "run": "runs/second", "init": "runs/f30k-vsepp/round1"}
+    files = {
+        "round1": base,
+        "aoq": {**from_first, "loss": {"objective": "adaptive_quintuplet"}},
+        "control": from_first,
+    }
+    for name, content in files.items():
+        (folder / f"small-{name}.yaml").write_text(yaml.safe_dump({**content, **entries.get(name, {})}))
+    return folder / "small"
+
+
+def with_control(folder: Path, root: Path, **entries: dict[str, Any]) -> Recipe:
+    prefix = write_files(folder, **entries)
+    given = {name: str(value) for name, value in {**SMALL["vsepp"], **SHORT, "epochs": 2}.items()}
+    return read_recipe(prefix, folder / "out", root, given)
+
+
+def test_a_control_is_trained_evaluated_and_compared_with(roots: dict[str, Path], tmp_path: Path) -> None:
+    recipe = with_control(tmp_path, roots["f30k"])
+    assert recipe.control is not None
+    assert recipe.control.run == str(tmp_path / "out/control")
+    assert recipe.control.init == recipe.second.init == recipe.first.run == str(tmp_path / "out/round1")
+    results, output = run(recipe)
+    assert list(results) == ["round 1", "round 2", "control"]
+    assert "control: online triplets, 2 epochs from the weights of round1" in output
+    gain = results["round 2"]["test"]["rsum"] - results["control"]["test"]["rsum"]
+    assert f"{gain:+.1f}" in next(line for line in output.splitlines() if "round 2 − control" in line)
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == results
+
+    shutil.rmtree(tmp_path / "out/control")
+    again, output = run(with_control(tmp_path, roots["f30k"]))
+    assert again == results
+    assert output.count("done before") == 6  # three steps, and three evaluations
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"control": {"init": None}}, "control: init: expected that of round 2, .*round1, got None"),
+        ({"control": {"loss": {"objective": "offline_triplet"}, "offline": {"lists": "a"}}}, "control: loss.objective"),
+        ({"round1": {"init": "runs/f30k-vsepp/round1"}}, "round 1: init: expected another run or null"),
+    ],
+)
+def test_a_control_that_controls_nothing_is_refused(
+    roots: dict[str, Path], tmp_path: Path, entries: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_control(tmp_path, roots["f30k"], **entries)
 
 
 def test_evaluation_is_of_the_weights_there_are(whole: tuple[Path, dict[str, Any]], roots: dict[str, Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from aoq_ext.mining.statistics import MiningRecord, RankedLists, collect, for_machines
 from aoq_ext.mining.statistics import overlap as overlap_module
@@ -189,13 +192,23 @@ def test_statistics_for_machines_are_those_of_the_page(data: MiningRecord) -> No
     )
 
 
+@pytest.mark.parametrize("side", [32, 300])
+def test_pictures_may_be_grey(data: MiningRecord, side: int) -> None:
+    page = check_page(replace(data, picture=lambda image: np.full((1, side, side), 7, np.uint8)))
+    source = re.search(r'src="data:image/\w+;base64,([^"]+)"', page)
+    assert source is not None
+    drawn = Image.open(io.BytesIO(base64.b64decode(source[1])))
+    assert drawn.mode == "L"
+    assert drawn.getpixel((0, 0)) == 7
+
+
 def test_large_pictures_are_reduced(data: MiningRecord) -> None:
     generator = np.random.default_rng(0)
     photo = generator.integers(0, 256, (3, 480, 640), dtype=np.uint8)
     page = check_page(replace(data, picture=lambda image: photo))
     assert 'class="photo" src="data:image/jpeg' in page and 'width="192" height="144"' in page
     assert len(page) < 3_000_000
-    with pytest.raises(ValueError, match=r"picture\(\d+\): expected \(3, H, W\) uint8"):
+    with pytest.raises(ValueError, match=r"picture\(\d+\): expected \(C, H, W\) uint8 with C = 1 or 3"):
         render_mining_report(replace(data, picture=lambda image: np.zeros((8, 8, 3), np.uint8)))
 
 

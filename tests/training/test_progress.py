@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
 from aoq_ext.training import progress
-from aoq_ext.training.progress import TrainingProgress
+from aoq_ext.training.progress import TrainingProgress, WholeProgress
 
 
 @pytest.fixture
@@ -54,3 +55,52 @@ def test_a_terminal_shows_the_bar_alone(clock: list[float]) -> None:
         clock[0] += 120
         shown.advance(0.25, 10.0)
     assert "loss 0.250, 10 pairs/s" in said.getvalue() and "left" not in said.getvalue()
+
+
+WORK = {"round 1": 100, "mining": 10, "round 2": 300, "evaluation": 20}
+
+
+def test_what_is_left_of_all_steps_follows_from_the_rate_so_far() -> None:
+    seconds: dict[str, float] = {}
+    whole = WholeProgress(WORK, seconds, Console(file=io.StringIO()))
+    assert whole.left("round 1", 0) is None
+    seconds["round 1"] = 50.0  # of a start whose steps are not known yet
+    assert whole.left("round 1", 0) is None
+    assert whole.left("round 1", 25) == 2.0 * (75 + 10 + 300 + 20)
+    seconds |= {"round 1": 100.0, "mining": 10.0}
+    assert whole.left("round 2", 0) == 320
+    seconds["round 2"] = 290.0  # slower: 400 seconds for 260 of work
+    assert whole.left("round 2", 150) == pytest.approx(400 / 260 * 170)
+    assert whole.left("evaluation", 20) == 0
+
+
+def test_steps_of_unknown_duration_do_not_count_for_the_rate() -> None:
+    assert WholeProgress(WORK, {"round 2": 30.0}, Console(file=io.StringIO())).left("round 2", 30) == 290
+
+
+def test_the_time_left_is_a_line_a_minute_without_a_terminal(clock: list[float]) -> None:
+    said = io.StringIO()
+    seconds: dict[str, float] = {}
+    whole = WholeProgress(WORK, seconds, Console(file=said))
+    with whole.shown():
+        for step in range(1, 8):
+            clock[0] += 20
+            seconds["round 1"] = 20.0 * step
+            whole.update("round 1", 10 * step)
+    assert said.getvalue().splitlines() == [
+        "all steps: 7% done, about 13 min 20 s left",
+        "all steps: 14% done, about 12 min 20 s left",
+    ]
+
+
+def test_a_bar_on_a_terminal_is_beside_that_of_the_run() -> None:
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=100)
+    whole = WholeProgress(WORK, {"round 1": 20.0}, console)
+    with whole.shown(), TrainingProgress("round1", 4, 40, console=console) as run:
+        whole.update("round 1", 10)
+        run.advance(0.25, 1234.5)
+        time.sleep(0.3)  # either is drawn ten times a second
+    assert "about 14 min left" in said.getvalue()
+    assert "all steps" in said.getvalue()
+    assert "pairs/s" in said.getvalue()

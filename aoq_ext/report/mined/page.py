@@ -56,8 +56,8 @@ def write_mining_report(data: MiningRecord, path: str | Path) -> Path:
 
 
 def _pixels(data: MiningRecord, image: int) -> NDArray[np.uint8] | None:
-    """(3, H, W), or None where there is no picture to show."""
+    """(C, H, W), C = 1 or 3, or None where there is no picture to show."""
     pixels = None if data.picture is None else data.picture(int(image))
-    if pixels is None or (pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.dtype == np.uint8 and pixels.size):
+    if pixels is None or (pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.dtype == np.uint8 and pixels.size):
         return pixels
-    raise ValueError(f"picture({image}): expected (3, H, W) uint8, got {pixels.shape} {pixels.dtype}")
+    raise ValueError(f"picture({image}): expected (C, H, W) uint8 with C = 1 or 3, got {pixels.shape} {pixels.dtype}")

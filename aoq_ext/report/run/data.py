@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,18 @@ from aoq_ext.training.pair_sample import PairSimilarities
 Metrics = Mapping[str, float]  # the keys of aoq_ext.metrics.retrieval_metrics
 
 
+def baseline(runs: Iterable[str]) -> str:
+    """The run that round 2 is compared with."""
+    return "control" if "control" in runs else "round 1"
+
+
 @dataclass(frozen=True)
 class Round:
     """One training run."""
 
     label: str  # "online triplets"
+    start: str  # whose weights it began with: "random weights" or the name of another
+    pairs: NDArray[np.int64]  # (E,) how often an image and a caption had passed its encoders by the end of each epoch
     loss: NDArray[np.float64]  # (E,) mean training loss of each epoch
     validation: Mapping[str, NDArray[np.float64]]  # each (E,): at least rsum, i2t_r1, t2i_r1
     warmup_epochs: int  # the first epochs, trained with online="all"
@@ -26,25 +33,37 @@ class Round:
     similarities: PairSimilarities
     config: Mapping[str, Any]  # nested
 
+    @property
+    def pairs_encoded(self) -> int:
+        """In the whole run."""
+        return int(self.pairs[-1])
+
 
 @dataclass(frozen=True)
 class Split:
-    """One evaluation set, with what both rounds reached on it."""
+    """One evaluation set, with what every run reached on it."""
 
     name: str  # "test"
     title: str  # "held-out concepts"
     images: int
     captions: int
-    before: Metrics  # round 1
-    after: Metrics  # round 2
-    rsum_interval: tuple[float, float]  # 95 % interval of the rsum difference over resampled images
+    metrics: Mapping[str, Metrics]  # by run
+    intervals: Mapping[str, tuple[float, float]]  # 95 % intervals of after − before over resampled images, by measure
+
+    @property
+    def before(self) -> Metrics:
+        return self.metrics[baseline(self.metrics)]
+
+    @property
+    def after(self) -> Metrics:
+        return self.metrics["round 2"]
 
 
 @dataclass(frozen=True)
 class Item:
     """An image with one of its captions; a panel shows the side it needs."""
 
-    image: NDArray[np.uint8]  # (3, H, W)
+    image: NDArray[np.uint8]  # (C, H, W), C = 1 or 3
     name: str
     caption: str
 
@@ -62,8 +81,18 @@ class Query:
 
     item: Item
     answers: tuple[Answer, ...]
-    rank: int  # of the best right answer, from 1, after round 2
-    rank_before: int  # the same, after round 1
+    rank: int  # of the best right answer, from 1, in round 2's model
+    rank_before: int  # the same, in the model that it is compared with
+    mistaken: Answer | None  # the wrong answer that was first there; None where a right one was
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Some queries of one direction, and how many of all changed between the two models that are compared."""
+
+    queries: tuple[Query, ...]
+    gained: int  # with a right answer first in round 2's model alone
+    lost: int  # in the other alone
 
 
 @dataclass(frozen=True)
@@ -80,16 +109,20 @@ class ReportData:
     dataset: str
     train_images: int
     train_captions: int
-    rounds: tuple[Round, Round]
+    runs: Mapping[str, Round]  # round 1, round 2 and perhaps control
     splits: tuple[Split, ...]
     mined: tuple[MinedImage, ...]
     mined_texts_per_image: int
     mined_images_per_text: int
-    image_queries: tuple[Query, ...]
-    caption_queries: tuple[Query, ...]
+    image_queries: Panel
+    caption_queries: Panel
     gallery_split: str  # the name of the split the queries were drawn from
     seconds: Mapping[str, float]  # step -> duration, in the order the steps ran
     date: str  # "2026-07-01 12:30 UTC"
     machine: str
     versions: Mapping[str, str]
     seed: int
+
+    @property
+    def baseline(self) -> str:
+        return baseline(self.runs)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext.data import ImageTextData
+from aoq_ext.metrics import RetrievalRanks
 from aoq_ext.mining.captions import normalised
-from aoq_ext.report.run.data import Answer, Item, MinedImage, Query
+from aoq_ext.report.run.data import Answer, Item, MinedImage, Panel, Query
 
 ANSWERS = 5
-_PER_OUTCOME = 3
+_SHOWN = 6
 _MINED_IMAGES = 6
 _MINED_CAPTIONS = 4
 
 Matrix = NDArray[np.float32]
 Ranks = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model makes of one split."""
+
+    images: Matrix  # (N, D)
+    texts: Matrix  # (M, D)
+    ranks: RetrievalRanks
 
 
 def item(data: ImageTextData, image: int, caption: int | None = None) -> Item:
@@ -24,46 +37,65 @@ def item(data: ImageTextData, image: int, caption: int | None = None) -> Item:
     return Item(data.images[image], data.image_names[image], text)
 
 
-def choose(ranks: Ranks, seed: int) -> list[int]:
-    """Queries drawn at random: as many that are answered right at once as are not; fewer where there are fewer."""
+def choose(ranks: Ranks, before: Ranks, seed: int) -> list[int]:
+    """Queries drawn at random: first those that are answered right now and were not before, then any others."""
     generator = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for group in (np.flatnonzero(ranks == 1), np.flatnonzero(ranks > 1)):
-        drawn = generator.permutation(group)[:_PER_OUTCOME]
-        chosen += sorted((int(query) for query in drawn), key=lambda query: int(ranks[query]))
-    return chosen
+    gained = (ranks == 1) & (before > 1)
+    drawn = [int(query) for group in (gained, ~gained) for query in generator.permutation(np.flatnonzero(group))]
+    return drawn[:_SHOWN]
 
 
-def image_queries(
-    data: ImageTextData, images: Matrix, texts: Matrix, ranks: Ranks, ranks_before: Ranks, seed: int
-) -> tuple[Query, ...]:
-    """images: (N, D); texts: (M, D); ranks: (N,)"""
-    queries = []
-    for image in choose(ranks, seed):
-        scores = texts @ images[image]
-        answers = tuple(
-            Answer(
-                item(data, int(data.caption_image[caption]), caption),
-                float(scores[caption]),
-                bool(data.caption_image[caption] == image),
-            )
-            for caption in _top(scores)
-        )
-        queries.append(Query(item(data, image), answers, int(ranks[image]), int(ranks_before[image])))
-    return tuple(queries)
+def image_queries(data: ImageTextData, after: Answers, before: Answers, seed: int) -> Panel:
+    """Images that ask for their captions."""
+
+    def query(image: int) -> Query:
+        def answer(caption: int, score: float) -> Answer:
+            owner = int(data.caption_image[caption])
+            return Answer(item(data, owner, caption), score, owner == image)
+
+        scores, scores_before = (model.texts @ model.images[image] for model in (after, before))
+        return _query(item(data, image), ranks[image], ranks_before[image], scores, scores_before, answer)
+
+    ranks, ranks_before = after.ranks.i2t.numpy(), before.ranks.i2t.numpy()
+    return _panel(ranks, ranks_before, query, seed)
 
 
-def caption_queries(
-    data: ImageTextData, images: Matrix, texts: Matrix, ranks: Ranks, ranks_before: Ranks, seed: int
-) -> tuple[Query, ...]:
-    """images: (N, D); texts: (M, D); ranks: (M,)"""
-    queries = []
-    for caption in choose(ranks, seed):
-        scores = images @ texts[caption]
+def caption_queries(data: ImageTextData, after: Answers, before: Answers, seed: int) -> Panel:
+    """Captions that ask for their image."""
+
+    def query(caption: int) -> Query:
         own = int(data.caption_image[caption])
-        answers = tuple(Answer(item(data, image), float(scores[image]), image == own) for image in _top(scores))
-        queries.append(Query(item(data, own, caption), answers, int(ranks[caption]), int(ranks_before[caption])))
-    return tuple(queries)
+
+        def answer(image: int, score: float) -> Answer:
+            return Answer(item(data, image), score, image == own)
+
+        scores, scores_before = (model.images @ model.texts[caption] for model in (after, before))
+        return _query(item(data, own, caption), ranks[caption], ranks_before[caption], scores, scores_before, answer)
+
+    ranks, ranks_before = after.ranks.t2i.numpy(), before.ranks.t2i.numpy()
+    return _panel(ranks, ranks_before, query, seed)
+
+
+def _panel(ranks: Ranks, before: Ranks, query: Callable[[int], Query], seed: int) -> Panel:
+    gained, lost = np.sum((ranks == 1) & (before > 1)), np.sum((ranks > 1) & (before == 1))
+    return Panel(tuple(query(number) for number in choose(ranks, before, seed)), int(gained), int(lost))
+
+
+def _query(
+    asked: Item,
+    rank: int,
+    rank_before: int,
+    scores: Matrix,
+    scores_before: Matrix,
+    answer: Callable[[int, float], Answer],
+) -> Query:
+    """scores: (K,) of every candidate; answer: of a candidate with its score"""
+    answers = tuple(answer(number, float(scores[number])) for number in _by_score(scores)[:ANSWERS])
+    mistaken = None
+    if rank_before > 1:
+        ordered = (answer(number, float(scores_before[number])) for number in _by_score(scores_before))
+        mistaken = next(each for each in ordered if not each.right)
+    return Query(asked, answers, int(rank), int(rank_before), mistaken)
 
 
 def mined_examples(data: ImageTextData, hard_texts: NDArray[np.int32], seed: int) -> list[tuple[int, list[int]]]:
@@ -92,6 +124,6 @@ def mined_image(data: ImageTextData, image: int, own_score: float, captions: lis
     return MinedImage(item(data, image), own_score, negatives)
 
 
-def _top(scores: Matrix) -> list[int]:
-    """The highest scores, ties by the lower index."""
-    return [int(index) for index in np.argsort(-scores, kind="stable")[:ANSWERS]]
+def _by_score(scores: Matrix) -> list[int]:
+    """The highest first, ties by the lower index."""
+    return [int(index) for index in np.argsort(-scores, kind="stable")]

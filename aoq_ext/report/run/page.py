@@ -12,13 +12,12 @@ from aoq_ext.report.run.figures import similarity_histograms, training_curves
 
 def render_report(data: ReportData) -> str:
     """The page as text. The same data gives the same text, byte for byte."""
-    first, second = data.rounds
     return render(
         "run.html",
         data=data,
         words=words,
-        curves=training_curves(first, second),
-        histograms=similarity_histograms(first.similarities, second.similarities),
+        curves=training_curves(data.runs),
+        histograms=similarity_histograms(data.runs),
     )
 
 

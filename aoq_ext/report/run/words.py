@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,20 +11,14 @@ from aoq_ext.report.words import listed, number, signed
 from aoq_ext.training.pair_sample import PairSimilarities
 
 SAME = "the same to one decimal"
+STYLES = {"round 1": "first", "round 2": "second", "control": "control"}
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "medr": "median rank"}
 
 
-class Judgement(NamedTuple):
-    style: str  # a class of style.css
-    word: str
-
-
-def judgement(better: float) -> Judgement:
-    """Of a gain of `better`, judged as it is printed."""
+def style(better: float) -> str:
+    """A class of style.css for a gain of `better`, judged as it is printed."""
     rounded = round(better, 1)
-    if rounded == 0:
-        return Judgement("", "same")
-    return Judgement("good", "better") if rounded > 0 else Judgement("bad", "worse")
+    return "" if rounded == 0 else "good" if rounded > 0 else "bad"
 
 
 def rsum_difference(split: Split) -> float:
@@ -40,14 +33,19 @@ def compared(difference: float) -> str:
 
 
 def is_clear(split: Split) -> bool:
-    low, high = split.rsum_interval
+    return clear(split.intervals["rsum"])
+
+
+def clear(interval: tuple[float, float]) -> bool:
+    """Whether it excludes zero."""
+    low, high = interval
     return low > 0 or high < 0
 
 
 def certainty(split: Split) -> str:
     """What the interval over resampled test images allows to say about the sign of the difference."""
-    low, high = split.rsum_interval
-    verdict = "it includes zero, so this may be the luck of these test images"
+    low, high = split.intervals["rsum"]
+    verdict = "it includes zero, so the difference is within noise: it may be the luck of these test images"
     if low == high == 0:
         verdict = "no difference"
     elif is_clear(split):
@@ -60,32 +58,40 @@ def overall(data: ReportData) -> str:
     changes = [f"{compared(rsum_difference(split))} on {split.title}" for split in data.splits]
     if all(change.startswith(SAME) for change in changes):
         changes = [f"{SAME} on {listed([split.title for split in data.splits])}"]
-    clear = [split.title for split in data.splits if is_clear(split)]
-    if not clear:
-        reach = "No difference stays clear of zero when the test images are resampled."
-    elif len(clear) == len(data.splits):
+    certain = [split.title for split in data.splits if is_clear(split)]
+    if not certain:
+        reach = "All of this is within noise: no difference stays clear of zero when the test images are resampled."
+    elif len(certain) == len(data.splits):
         reach = "Resampling the test images does not change the sign of any of these differences."
     else:
-        reach = f"Only on {listed(clear)} does the difference keep its sign when the test images are resampled."
+        reach = (
+            f"Only on {listed(certain)} does the difference keep its sign when the test images are resampled; "
+            f"elsewhere it is within noise."
+        )
     return (
-        f"In this run AOQ’s rsum is {listed(changes)}. {reach}{warmup_warning(*data.rounds)}{shortness_warning(data)}"
+        f"Against {the(data.baseline)}, AOQ’s rsum is {listed(changes)}. "
+        f"{reach}{warmup_warning(data)}{shortness_warning(data)}"
     )
+
+
+def the(run: str) -> str:
+    return "the control" if run == "control" else run
 
 
 def shortness_warning(data: ReportData) -> str:
     """A warning when training was too short to show anything; else nothing."""
-    epochs = min(len(run.loss) for run in data.rounds)
+    epochs = min(len(run.loss) for run in data.runs.values())
     return f" But {epochs} epochs show that everything works, and nothing else." if epochs < 5 else ""
 
 
-def warmup_warning(first: Round, second: Round) -> str:
+def warmup_warning(data: ReportData) -> str:
     """A warning when the weights evaluated never met the loss they are to stand for; else nothing."""
-    early = [name for name, run in (("round 1", first), ("round 2", second)) if run.best_epoch <= run.warmup_epochs]
-    if len(early) == 2:
-        return " But the best epoch of both rounds lies in the warm-up, which they share: this compares nothing."
-    if early:
-        return f" But the best epoch of {early[0]} lies in its warm-up, before its own loss began."
-    return ""
+    early = [the(name) for name, run in data.runs.items() if run.best_epoch <= run.warmup_epochs]
+    if not early:
+        return ""
+    if {the(data.baseline), "round 2"} <= set(early):
+        return f" But the best epochs of {listed(early)} lie in the warm-up, which they share: this compares nothing."
+    return f" But the best epoch of {listed(early)} lies in its warm-up, before its own loss began."
 
 
 def chance_rsum(split: Split) -> float:
@@ -98,12 +104,12 @@ def chance_rsum(split: Split) -> float:
     return float(total)
 
 
-def curves_takeaway(first: Round, second: Round) -> str:
-    best_first, best_second = best(first), best(second)
+def curves_takeaway(data: ReportData) -> str:
+    before, after = data.runs[data.baseline], data.runs["round 2"]
+    gain = best(after) - best(before)
     return (
-        f"The best validation rsum of round 2 is {best_second:.1f} (epoch {second.best_epoch}), "
-        f"{compared(best_second - best_first)} {than(best_second - best_first)} "
-        f"round 1’s {best_first:.1f} (epoch {first.best_epoch}).{warmup_warning(first, second)}"
+        f"The best validation rsum of round 2 is {best(after):.1f} (epoch {after.best_epoch}), {compared(gain)} "
+        f"{than(gain)} {the(data.baseline)}’s {best(before):.1f} (epoch {before.best_epoch}).{warmup_warning(data)}"
     )
 
 
@@ -125,18 +131,36 @@ def violations(similarities: PairSimilarities) -> float:
     return float(100 * np.mean(similarities.offline >= similarities.positive))
 
 
-def similarity_takeaway(first: PairSimilarities, second: PairSimilarities) -> str:
+def similarity_takeaway(data: ReportData) -> str:
+    first, second = (data.runs[name].similarities for name in (data.baseline, "round 2"))
     before, after = gap(first), gap(second)
     if abs(after - before) < 0.005:
         change = f"stays at {number(after, 2)}"
     else:
         change = f"{'widens' if after > before else 'narrows'} from {number(before, 2)} to {number(after, 2)}"
     return (
-        "From round 1 to round 2 the gap between the medians of the positives and of the same offline negatives "
-        f"{change}. "
-        f"Pairs whose offline negative scores at least as high as the right caption: "
+        f"From {the(data.baseline)} to round 2 the gap between the medians of the positives and of the same offline "
+        f"negatives {change}. Pairs whose offline negative scores at least as high as the right caption: "
         f"{violations(first):.1f} % → {violations(second):.1f} %."
     )
+
+
+def cost_takeaway(data: ReportData) -> str:
+    """Whether the comparison is fair in what the encoders were given to see."""
+    before, after = data.runs[data.baseline], data.runs["round 2"]
+    ratio = after.pairs_encoded / before.pairs_encoded
+    start = (
+        f"Both begin with {weights(after)}"
+        if before.start == after.start
+        else f"Round 2 begins with {weights(after)}, {the(data.baseline)} with {weights(before)}"
+    )
+    if abs(ratio - 1) < 0.05:
+        return f"{start}, and to within 5 % their encoders see as many pairs: the comparison is at equal cost."
+    return f"{start}, and round 2’s encoders see {ratio:.1f} times the pairs: the comparison is not at equal cost."
+
+
+def weights(run: Round) -> str:
+    return run.start if run.start == "random weights" else f"the best weights of {run.start}"
 
 
 def flattened(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
@@ -151,10 +175,10 @@ def flattened(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def compared_settings(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The names under which two runs differ, and those under which they agree."""
-    names = list(dict.fromkeys([*first, *second]))
-    differing = [name for name in names if first.get(name) != second.get(name)]
+def compared_settings(runs: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
+    """The names under which runs differ, and those under which they agree."""
+    names = list(dict.fromkeys(name for run in runs for name in run))
+    differing = [name for name in names if len({run.get(name) for run in runs}) > 1]
     return differing, [name for name in names if name not in differing]
 
 
