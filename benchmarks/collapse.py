@@ -1,7 +1,7 @@
 """Whether adaptive weights that pass gradients make a model collapse from random weights, where detached ones do not.
 
     python benchmarks/collapse.py --seeds 3 --work runs/collapse
-    python benchmarks/collapse.py --loader aoq_ext.data.load_emoji
+    python benchmarks/collapse.py --loader aoq_ext.data.load_icons
 
 For each seed a first round with a long warm-up mines the lists. Four runs with the same seed, data order and (short)
 warm-up follow: online triplets, adaptive weights attached and detached from random weights, and attached from the first
@@ -22,7 +22,7 @@ from aoq_ext.training import CollapseError, History, TrainConfig, load_config, l
 from aoq_ext.training.config import LossConfig
 from aoq_ext.training.run import RunFiles
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs/emoji/round1.yaml"
+CONFIG = Path(__file__).resolve().parents[1] / "configs/icons/round1.yaml"
 ATTACHED = LossConfig(objective="adaptive_quintuplet")
 
 
