@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from aoq_ext._files import expanded, write_json
-from aoq_ext.data import ImageTextData, load_emoji
+from aoq_ext.data import ImageTextData, load_icons
 from aoq_ext.report.run import ReportData, write_report
 from aoq_ext.report.run.collect import SPLIT_TITLES, collect
 from aoq_ext.report.run.words import overall, rsum_difference
@@ -72,7 +72,7 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
 
 def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
     """Round 1 from random weights; round 2 and its control from round 1's, at the same cost."""
-    epochs, further, sizes = (40, 15, TrainConfig()) if not quick else (2, 2, _quick())
+    epochs, further, sizes = (8, 2, TrainConfig()) if not quick else (2, 2, _quick())
     first = replace(sizes, run=str(folder / "round1"), seed=seed, epochs=epochs, warmup_epochs=epochs // 2)
     control = replace(
         first, run=str(folder / "control"), init=first.run, epochs=_QUINTUPLET_COST * further, warmup_epochs=0
@@ -81,7 +81,7 @@ def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
         control,
         run=str(folder / "round2"),
         epochs=further,
-        loss=LossConfig(objective="adaptive_quintuplet"),
+        loss=LossConfig(objective="adaptive_quintuplet", detach_weight=True),
         offline=OfflineConfig(lists=str(folder / "negatives")),
     )
     return Recipe(folder, first, second, tuple(map(Evaluation, SPLIT_TITLES)), control)
@@ -105,9 +105,9 @@ def work_of(recipe: Recipe, images: int) -> dict[str, float]:
 
 
 def load_sample(split: str, root: str | Path | None = None) -> ImageTextData:
-    """The first pictures of a split of the bundled data."""
-    data = load_emoji(split, root)
-    return data.subset(range(min(len(data), _SAMPLE)), name=f"{data.name}, the first {_SAMPLE} images")
+    """A small part of a split of the bundled data."""
+    data = load_icons(split, root, images=_SAMPLE)
+    return data.subset(range(_SAMPLE), name=f"{data.name}, {_SAMPLE} images of it")
 
 
 class StepClock:

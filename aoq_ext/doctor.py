@@ -109,10 +109,10 @@ def _check_training() -> Check:
 def _check_data() -> Check:
     if importlib.util.find_spec("numpy") is None:
         return Check("bundled data", "note", "needs numpy", 'pip install "aoq_ext[train]"')
-    from .data import load_emoji
+    from .data import load_icons
 
     try:
-        data = load_emoji("train")
+        data = load_icons("train")
     except (OSError, ValueError) as error:
         return Check("bundled data", "wrong", str(error), "pip install --force-reinstall --no-deps .")
     return Check("bundled data", "ok", f"{data.name}: {len(data.images)} images, {len(data.captions)} captions")

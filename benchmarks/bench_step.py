@@ -54,7 +54,7 @@ from aoq_ext.training.step import Step, StepFeatures, StepRows, rows_of
 from aoq_ext.training.update import Update
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-RECIPES = ("emoji/aoq.yaml", "coco/vsepp-aoq.yaml")
+RECIPES = ("icons/aoq.yaml", "coco/vsepp-aoq.yaml")
 REGIONS, WIDTH = 36, 2048  # bottom-up attention features
 WORDS = 10_000
 CAPTIONS = 5
@@ -270,11 +270,11 @@ def reading_table(title: str, steps: Steps, count: int, rounds: int) -> list[str
 
 
 def reading(images: int, rounds: int, folder: Path) -> list[str]:
-    emoji = load_config(CONFIGS / "emoji/aoq.yaml")
-    data = load_split(emoji.data, "train")
-    lines = ["## emoji/aoq", ""]
+    icons = load_config(CONFIGS / "icons/aoq.yaml")
+    data = load_split(icons.data, "train")
+    lines = ["## icons/aoq", ""]
     for seconds in DELAYS:
-        steps = Steps(emoji, replace(data, images=Delayed(data.images, seconds)))  # type: ignore[arg-type]
+        steps = Steps(icons, replace(data, images=Delayed(data.images, seconds)))  # type: ignore[arg-type]
         lines += reading_table(f"{1e3 * seconds:g} ms a row, 384 rows a step", steps, 12, rounds)
         print("\n".join(lines[-9:]), flush=True)
     coco = load_config(CONFIGS / "coco/vsepp-aoq.yaml")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 import aoq_ext
-from aoq_ext.data import Vocabulary, load_emoji
+from aoq_ext.data import Vocabulary, load_icons
 
 DIM = 64  # D
 LIST_LENGTH = 10  # k: offline negatives are drawn from this many hardest
@@ -39,7 +39,7 @@ class Tower(nn.Module):
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pictures with one caption each, as the encoders read them: here the emoji of one drawing style."""
+    """N pictures with one caption each, as the encoders read them: here bundled icons."""
 
     pixel_values: Tensor  # (N, 3, 32, 32)
     input_ids: Tensor  # (N, L)
@@ -48,11 +48,12 @@ class Pairs:
 
     @staticmethod
     def load(count: int) -> Pairs:
-        data = load_emoji("test_noto")  # one picture of every concept: no two pairs say the same
-        captions = [data.captions_of(row)[1] for row in range(count)]  # the name and a few keywords
+        data = load_icons("test")  # one picture of every concept: no two pairs say the same
+        captions = [data.captions_of(row)[0] for row in range(count)]
         vocabulary = Vocabulary.build(captions)
         input_ids, _ = vocabulary.encode(captions)
-        pixel_values = torch.from_numpy(data.images[:count]).float() / 127.5 - 1
+        pixel_values = torch.from_numpy(data.images[:count]).float() / 127.5 - 1  # (N, 1, 32, 32)
+        pixel_values = pixel_values.expand(-1, 3, -1, -1)  # grey as three equal colours
         return Pairs(pixel_values, input_ids, (input_ids != 0).long(), len(vocabulary))
 
     def images(self, rows: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The hardest negatives inside a triplet loss of your own, on the bundled emoji pictures: `python triplet_loss.py`.
+"""The hardest negatives inside a triplet loss of your own, on the bundled icons: `python triplet_loss.py`.
 
 `aoq_ext.hardest_negatives` only selects. The score matrix is never stored and nothing is differentiated: gather the
 chosen rows, score them again, and autograd does the rest. Wants the packages of `pip install 'aoq_ext[train]'`.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import aoq_ext
-from aoq_ext.data import ImageTextData, Vocabulary, load_emoji
+from aoq_ext.data import ImageTextData, Vocabulary, load_icons
 from aoq_ext.encoders import ConvEncoder, GRUEncoder
 from aoq_ext.metrics import retrieval_metrics
 
@@ -38,14 +38,14 @@ def triplet_loss(
 
 
 def load(concepts: int) -> tuple[ImageTextData, ImageTextData]:
-    """The same concepts in the training styles and in a style that is never trained on."""
-    unseen = load_emoji("test_style")
-    unseen = unseen.subset(np.arange(min(concepts, len(unseen))))
-    train = load_emoji("train")
+    """The same concepts in the training sets and in a set that is never trained on."""
+    train, unseen = load_icons("train"), load_icons("test_iconoir")
+    known = np.flatnonzero(np.isin(unseen.group_ids, train.group_ids))
+    unseen = unseen.subset(known[:concepts])
     return train.subset(np.flatnonzero(np.isin(train.group_ids, unseen.group_ids))), unseen
 
 
-def pixels(data: ImageTextData, rows: Tensor | slice) -> Tensor:  # (B, 3, 32, 32) in [-1, 1]
+def pixels(data: ImageTextData, rows: Tensor | slice) -> Tensor:  # (B, 1, 32, 32) in [-1, 1]
     return torch.from_numpy(data.images[rows]).float() / 127.5 - 1
 
 
@@ -61,7 +61,7 @@ def recall(encoders: Encoders, data: ImageTextData, vocabulary: Vocabulary) -> f
 def main(
     steps: int = 120, batch_size: int = 128, concepts: int = 200, warm_up: int = 40, seed: int = 0
 ) -> tuple[float, float]:
-    """Train, and return the recall on the unseen style before and after."""
+    """Train, and return the recall on the unseen set before and after."""
     torch.manual_seed(seed)
     train, unseen = load(concepts)
     vocabulary = Vocabulary.build(train.captions)
@@ -69,7 +69,7 @@ def main(
     owner = torch.from_numpy(train.caption_image)
     groups = torch.from_numpy(train.group_ids)
 
-    encoders = ConvEncoder(dim=64), GRUEncoder(len(vocabulary), dim=64)
+    encoders = ConvEncoder(dim=64, in_channels=1), GRUEncoder(len(vocabulary), dim=64)
     before = recall(encoders, unseen, vocabulary)
     optimiser = torch.optim.Adam([p for encoder in encoders for p in encoder.parameters()], lr=2e-3)
     # Hardest negatives alone, from random weights, often collapse: all negatives first (docs/negatives.md).

@@ -1,8 +1,6 @@
-"""Image-text data: the bundled emoji set, the formats of the field, the type that loaders return, and vocabularies."""
+"""Image-text data: the bundled icons, the formats of the field, the type that loaders return, and vocabularies."""
 
 from aoq_ext.data.captions import read_captions
-from aoq_ext.data.emoji_set import SPLITS as EMOJI_SPLITS
-from aoq_ext.data.emoji_set import load_emoji
 from aoq_ext.data.errors import DataError
 from aoq_ext.data.icon_set import SPLITS as ICON_SPLITS
 from aoq_ext.data.icon_set import load_icons
@@ -16,7 +14,6 @@ from aoq_ext.data.tokenizer import Tokenizer
 from aoq_ext.data.vocabulary import Vocabulary, tokenize
 
 __all__ = [
-    "EMOJI_SPLITS",
     "ICON_SPLITS",
     "DataError",
     "ImageRows",
@@ -26,7 +23,6 @@ __all__ = [
     "Vocabulary",
     "fingerprint_images",
     "hash_images",
-    "load_emoji",
     "load_icons",
     "load_karpathy",
     "load_precomputed",

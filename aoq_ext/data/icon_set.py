@@ -23,7 +23,9 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,19 +56,19 @@ def load_icons(split: str = "train", root: str | Path | None = None, images: int
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}; got {split!r}")
     folder = ICONS_ROOT if root is None else Path(root)
-    index = json.loads(_read(folder, INDEX))
-    of_split = np.array(index["split"]) == index["splits"].index(split)  # over all icons
-    rows = np.flatnonzero(of_split)
+    stamp = _stamp(folder)
+    index = _index(folder, stamp)
+    rows = np.flatnonzero(index["split"] == index["splits"].index(split))
     if split == "train" and images is not None:
         rows = _some(rows, as_int("images", images))
-    packed = np.frombuffer(_read(folder, PIXELS), dtype=np.uint8).reshape(-1, SIDE, SIDE // _PER_BYTE)
+    packed = _pixels(folder, stamp)[rows]
     captions: list[list[str]] = [index["captions"][row] for row in rows]
     sets = [each["name"] for each in index["sets"]]
     return ImageTextData(
-        images=unpack_pixels(packed[rows])[:, None] * np.uint8(255 // (LEVELS - 1)),
+        images=unpack_pixels(packed)[:, None] * np.uint8(255 // (LEVELS - 1)),
         captions=[caption for own in captions for caption in own],
         caption_image=np.repeat(np.arange(len(rows)), [len(own) for own in captions]),
-        group_ids=np.array(index["group"], dtype=np.int64)[rows],
+        group_ids=index["group"][rows],
         image_names=[f"{index['name'][row]} ({sets[index['set'][row]]})" for row in rows],
         name=f"icons/{split}",
     )
@@ -76,6 +78,24 @@ def _some(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     if not 2 <= count <= len(rows):
         raise ValueError(f"images: expected 2 to {len(rows)}, got {count}")
     return np.sort(np.random.default_rng(0).permutation(rows)[:count])
+
+
+def _stamp(folder: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Changes with any of the files; one that is missing is left to `_read` to refuse."""
+    paths = [folder / name for name in (PIXELS, INDEX, CHECKSUMS)]
+    return tuple((path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None for path in paths)
+
+
+# What the files hold is kept for the next split: reading it takes a second.
+@lru_cache(maxsize=1)
+def _index(folder: Path, stamp: object) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads(_read(folder, INDEX))
+    return index | {name: np.array(index[name], dtype=np.int64) for name in ("split", "group")}
+
+
+@lru_cache(maxsize=1)
+def _pixels(folder: Path, stamp: object) -> NDArray[np.uint8]:
+    return np.frombuffer(_read(folder, PIXELS), dtype=np.uint8).reshape(-1, SIDE, SIDE // _PER_BYTE)
 
 
 def _read(folder: Path, name: str) -> bytes:

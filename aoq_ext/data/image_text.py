@@ -27,7 +27,7 @@ class ImageTextData:
     caption_image: np.ndarray  # (M,) int64 in [0, N), non-decreasing
     group_ids: np.ndarray  # (N,) int64
     image_names: list[str]  # N, for people: "grinning face (noto)"
-    name: str  # "emoji/train"
+    name: str  # "icons/train"
 
     def __post_init__(self) -> None:
         as_strings("captions", self.captions)

@@ -41,7 +41,7 @@ class Component(_Entries):
 class DataConfig(_Entries):
     """Where the pairs come from."""
 
-    loader: str = "aoq_ext.data.load_emoji"
+    loader: str = "aoq_ext.data.load_icons"
     """Dotted path of a function (split, root=...) -> ImageTextData."""
     root: str | None = None
     """The folder with the data; null: the one in the package."""
@@ -50,14 +50,13 @@ class DataConfig(_Entries):
     train_split: str = "train"
     validation_split: str | None = "val"
     """Evaluated after each epoch to choose the best weights; null: the last are the best."""
-    smoothing: int = 5
+    smoothing: int = 1
     """The best epoch is that with the highest validation rsum, averaged over this many epochs up to it."""
     tokenizer: Component | None = None
     """What turns captions into tokens, an aoq_ext.data.Tokenizer (aoq_ext.data.read_vocabulary for a released one).
     null: the words of the training captions."""
-    min_count: int = 1
-    """Words seen fewer times in the training captions become the unknown word; 1 with a tokenizer, which has its own.
-    """
+    min_count: int = 2
+    """Words seen fewer times in the training captions become the unknown word. A tokenizer has its own."""
     workers: int | None = None
     """Processes that read images ahead of the step that needs them; 0: they are read when it comes to them. null: 2, or
     0 for images in memory, of which each process would need a copy."""
@@ -69,8 +68,12 @@ class DataConfig(_Entries):
 class ModelConfig:
     """The two encoders, or a model that is both. What reads words is also given vocabulary_size."""
 
-    image_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.ConvEncoder"))
-    text_encoder: Component = field(default_factory=lambda: Component("aoq_ext.encoders.GRUEncoder"))
+    image_encoder: Component = field(
+        default_factory=lambda: Component("aoq_ext.encoders.ConvEncoder", {"dim": 256, "in_channels": 1, "colour": 0.0})
+    )
+    text_encoder: Component = field(
+        default_factory=lambda: Component("aoq_ext.encoders.GRUEncoder", {"dim": 256, "hidden": 256})
+    )
     backbone: Component | None = None
     """What makes region features (B, R, F) of images for the image encoder, and is trained with it
     (aoq_ext.encoders.GridBackbone). null: images are encoded as they come."""
@@ -124,7 +127,7 @@ class OfflineConfig(_Entries):
 class OptimizerConfig:
     """Adam and its learning rate."""
 
-    lr: float = 2e-3
+    lr: float = 1e-3
     weight_decay: float = 0.0
     clip_norm: float = 2.0
     """Gradients longer than this are shortened to it."""
@@ -144,7 +147,7 @@ class TrainConfig(_Entries):
     """The folder of another run, whose best weights and whose vocabulary this one starts from, with a fresh optimizer.
     Its model entries and its data.tokenizer must be these. null: random weights."""
     seed: int = 0
-    epochs: int = 40
+    epochs: int = 8
     """An epoch shows every image once, each with one of its captions drawn at random."""
     batch_size: int = 128
     """Pairs whose loss is computed together: each is a negative of the others. The share of every process adds up to
@@ -156,7 +159,7 @@ class TrainConfig(_Entries):
     accumulate: int = 1
     """Batches whose gradients are added up for one step. Negatives come from each batch alone, so this is not a larger
     batch."""
-    warmup_epochs: int = 20
+    warmup_epochs: int = 4
     """Epochs at the start with every negative (online="all", no offline terms), so that the model does not collapse."""
     log_every: int = 10
     """Steps between two measurements of the loss terms."""
@@ -219,7 +222,7 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(f"offline.batch_share: expected a fraction in [0, 1), got {config.offline.batch_share}")
     if not 0 < config.optimizer.drop_at <= 1:
         raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
-    if config.data.tokenizer is not None and config.data.min_count != 1:
+    if config.data.tokenizer is not None and config.data.min_count not in (1, DataConfig.min_count):
         raise ConfigError(
             f"data.min_count: expected 1 with data.tokenizer, which has its own words, got {config.data.min_count}"
         )

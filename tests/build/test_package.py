@@ -70,7 +70,7 @@ def test_one_wheel_for_every_python(wheel):
 
 def test_the_wheel_holds_what_users_need(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("libaoq.so", "py.typed", "data/emoji/LICENSES.md", "cli.py"):
+    for name in ("libaoq.so", "py.typed", "data/icons/LICENSES.md", "cli.py"):
         assert f"aoq_ext/{name}" in names
     assert not [name for name in names if name.startswith(("tests/", "csrc/", "build_backend/"))]
 

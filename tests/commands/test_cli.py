@@ -192,7 +192,7 @@ def test_help_after_two_dashes_is_a_path() -> None:
 
 def test_readme_names_what_the_configurations_name() -> None:
     root = Path(__file__).resolve().parents[2]
-    first, second = (load_config(root / f"configs/emoji/{name}.yaml") for name in ("round1", "aoq"))
+    first, second = (load_config(root / f"configs/icons/{name}.yaml") for name in ("round1", "aoq"))
     readme = (root / "README.md").read_text()
     assert f"aoq mine --run {first.run} --out {second.offline.lists}" in readme
     assert f"aoq eval --run {second.run}" in readme

@@ -65,7 +65,7 @@ def test_report_shows_the_run(finished) -> None:
         assert name in output
     assert "Against the control, AOQ’s rsum is" in output
     assert "the comparison is at equal cost" in page
-    assert "the first 128 images" in page
+    assert "128 images of it" in page
     assert str(folder) not in page
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("lightning_fabric")
 from rich.console import Console
 
 from aoq_ext import cli
-from aoq_ext.data import ImageTextData, load_emoji, load_precomputed
+from aoq_ext.data import ImageTextData, load_icons, load_precomputed
 from aoq_ext.encoders import GridBackbone
 from aoq_ext.training import (
     ConfigError,
@@ -509,7 +509,7 @@ def test_a_loaders_arguments_belong_to_the_run(tmp_path: Path) -> None:
 
 
 def load_few(split: str) -> ImageTextData:
-    return load_emoji(split).subset(range(40))
+    return load_icons(split).subset(range(40))
 
 
 def test_the_recipes_of_the_bundled_data_make_regions_by_a_backbone(tmp_path: Path) -> None:
@@ -518,7 +518,7 @@ def test_the_recipes_of_the_bundled_data_make_regions_by_a_backbone(tmp_path: Pa
     entries = {**small, "model.backbone.args.channels": [4, 4, 8], "data.loader": "tests.commands.test_recipe.load_few"}
     entries |= {"epochs": 2, "warmup_epochs": 1, "batch_size": 20, "accelerator": "cpu"}
     recipe = read_recipe(
-        CONFIGS / "emoji/scan", tmp_path / "out", overrides={name: str(value) for name, value in entries.items()}
+        CONFIGS / "icons/scan", tmp_path / "out", overrides={name: str(value) for name, value in entries.items()}
     )
     results, _ = run(recipe)
     assert list(results) == ["round 1", "round 2"]
@@ -530,10 +530,12 @@ def test_the_recipes_of_the_bundled_data_make_regions_by_a_backbone(tmp_path: Pa
 
 @pytest.mark.parametrize("model", ["scan", "bfan", "vsrn"])
 def test_the_recipes_of_the_bundled_data_fit_together(model: str) -> None:
-    first, second = configs_of(model, "emoji")
+    first, second = configs_of(model, "icons")
     for config in (first, second):
         check(config)
         assert config.model.backbone is not None
         build_model(config.model, 9)
-    assert replace(second, run=first.run, loss=first.loss, offline=first.offline) == first
-    assert read_recipe(CONFIGS / "emoji" / model).folder == Path(f"runs/emoji-{model}")
+    own = ("run", "init", "epochs", "warmup_epochs", "loss", "offline")
+    assert replace(second, **{name: getattr(first, name) for name in own}) == first
+    assert (second.init, second.loss.objective) == (first.run, "adaptive_quintuplet")
+    assert read_recipe(CONFIGS / "icons" / model).folder == Path(f"runs/icons-{model}")

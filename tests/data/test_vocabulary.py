@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 import torch
 
-from aoq_ext.data import Vocabulary, load_emoji, read_vocabulary, tokenize
+from aoq_ext.data import Vocabulary, load_icons, read_vocabulary, tokenize
 
 CAPTIONS = ["A red T-shirt!", "a red, red rose", "snow_man 24"]
 
@@ -103,7 +103,7 @@ def test_decode():
 
 
 def test_save_and_load(tmp_path):
-    vocabulary = Vocabulary.build(load_emoji("val").captions)
+    vocabulary = Vocabulary.build(load_icons("val").captions)
     path = vocabulary.save(tmp_path / "folder" / "words.json")
     loaded = Vocabulary.load(path)
     assert loaded == vocabulary

@@ -14,7 +14,7 @@ import torch
 
 import aoq_ext
 from aoq_ext import cli, functional, reference
-from aoq_ext.data import load_emoji
+from aoq_ext.data import load_icons
 from tests import vision_extra
 from tests.losses import ONLINE, by_hand, make_operands
 
@@ -169,7 +169,7 @@ def needs(*libraries):
 
 
 def load_few(split):
-    return load_emoji(split).subset(range(24))
+    return load_icons(split).subset(range(24))
 
 
 @pytest.fixture

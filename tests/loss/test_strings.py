@@ -48,7 +48,7 @@ ENTRIES: dict[str, tuple[str, Callable[[Any, Path], object]]] = {
     "main": ("argv", lambda text, folder: cli.main(text)),
     "parse_config": ("arguments", lambda text, folder: parse_config(text)),
     "evaluate_ensemble": ("runs", lambda text, folder: evaluate_ensemble(text, "test")),
-    "read_recipe": ("evaluations", lambda text, folder: read_recipe("configs/emoji/scan", evaluations=text)),
+    "read_recipe": ("evaluations", lambda text, folder: read_recipe("configs/icons/scan", evaluations=text)),
 }
 
 

@@ -124,9 +124,9 @@ def measured(tmp_path: Path) -> Any:
 
 
 def data(tmp_path: Path) -> Any:
-    from aoq_ext.data import Vocabulary, load_emoji
+    from aoq_ext.data import Vocabulary, load_icons
 
-    split = load_emoji("val")
+    split = load_icons("val")
     vocabulary = Vocabulary.build(split.captions)
     yield len(vocabulary), vocabulary.encode(split.captions[:50]), vocabulary.encode([])
     yield split.images[:5], split.caption_image, split.group_ids

@@ -85,12 +85,12 @@ def make_query(generator: np.random.Generator, rank: int) -> Query:
 
 
 def make_data(*changes: float) -> ReportData:
-    """`changes`: what round 2 adds to R@1 on test and test_style."""
+    """`changes`: what round 2 adds to R@1 on test and test_iconoir."""
     generator = np.random.default_rng(0)
     wrong = tuple(Answer(make_item(generator, f"wrong {number}"), 0.8, False) for number in range(4))
     panel = Panel(tuple(make_query(generator, rank) for rank in (1, 1, 3, 40)), 12, 7)
     return ReportData(
-        dataset="emoji/train",
+        dataset="icons/train",
         train_images=3000,
         train_captions=15000,
         runs={
@@ -99,8 +99,8 @@ def make_data(*changes: float) -> ReportData:
             "control": make_round("online triplets", "online_triplet", 0.0, 3),
         },
         splits=(
-            make_split("test", "held-out concepts", 12.0, 12.0 + changes[0]),
-            make_split("test_style", "a held-out drawing style", 8.0, 8.0 + changes[1]),
+            make_split("test", "unseen names", 12.0, 12.0 + changes[0]),
+            make_split("test_iconoir", "an unseen set (Iconoir)", 8.0, 8.0 + changes[1]),
         ),
         mined=(MinedImage(make_item(generator, "own caption"), 0.7, wrong),),
         mined_texts_per_image=300,
@@ -192,10 +192,10 @@ def test_hostile_text_is_escaped() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ((1.0, 0.5), "12.0 points higher on held-out concepts and 6.0 points higher on a held-out drawing style"),
-        ((-1.0, -0.5), "12.0 points lower on held-out concepts and 6.0 points lower on a held-out drawing style"),
-        ((1.0, -0.5), "12.0 points higher on held-out concepts and 6.0 points lower on a held-out drawing style"),
-        ((0.0, 0.0), "the same to one decimal on held-out concepts and a held-out drawing style"),
+        ((1.0, 0.5), "12.0 points higher on unseen names and 6.0 points higher on an unseen set (Iconoir)"),
+        ((-1.0, -0.5), "12.0 points lower on unseen names and 6.0 points lower on an unseen set (Iconoir)"),
+        ((1.0, -0.5), "12.0 points higher on unseen names and 6.0 points lower on an unseen set (Iconoir)"),
+        ((0.0, 0.0), "the same to one decimal on unseen names and an unseen set (Iconoir)"),
     ],
 )
 def test_text_agrees_with_the_numbers(changes: tuple[float, float], sentence: str) -> None:

@@ -32,11 +32,11 @@ from aoq_ext.training.model import Model, build_model
 from aoq_ext.training.schedule import learning_rate
 from tests.training.test_toy import load_toy, toy_config
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "emoji"
+CONFIGS = Path(__file__).parents[2] / "configs" / "icons"
 
 
 def spelled_out(config: TrainConfig) -> TrainConfig:
-    """Without the encoders' arguments, which the files spell out although they are the defaults."""
+    """Without the encoders' arguments, of which the files spell out more than the defaults do."""
     encoders = replace(
         config.model,
         image_encoder=replace(config.model.image_encoder, args={}),
@@ -47,10 +47,16 @@ def spelled_out(config: TrainConfig) -> TrainConfig:
 
 def test_shipped_configurations_are_the_defaults_and_their_second_round() -> None:
     first, second = load_config(CONFIGS / "round1.yaml"), load_config(CONFIGS / "aoq.yaml")
-    assert spelled_out(first) == TrainConfig()
-    assert spelled_out(second) == TrainConfig(
-        run="runs/aoq", loss=LossConfig(objective="adaptive_quintuplet"), offline=OfflineConfig(lists="runs/negatives")
+    assert spelled_out(first) == spelled_out(TrainConfig())
+    further = TrainConfig(
+        run="runs/aoq",
+        init="runs/round1",
+        epochs=2,
+        warmup_epochs=0,
+        loss=LossConfig(objective="adaptive_quintuplet", detach_weight=True),
+        offline=OfflineConfig(lists="runs/negatives"),
     )
+    assert spelled_out(second) == spelled_out(further)
     for config in (first, second):
         check(config)
         assert repr(build_model(config.model, 50)) == repr(build_model(TrainConfig().model, 50))
@@ -118,7 +124,7 @@ def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
         ({"loss": LossConfig(objective="offline_triplet")}, "offline.lists: expected the folder that `aoq mine` wrote"),
         ({"offline": OfflineConfig(remine_every=0)}, "offline.remine_every: expected a positive number of epochs or"),
         ({"offline": OfflineConfig(stale_after=-1)}, "offline.stale_after: expected 0 or more epochs or null, got -1"),
-        ({"data": DataConfig(loader="load_emoji")}, "data.loader: expected a dotted path"),
+        ({"data": DataConfig(loader="load_icons")}, "data.loader: expected a dotted path"),
         ({"data": DataConfig(loader="aoq_ext.nothing.load")}, "data.loader: cannot import 'aoq_ext.nothing.load'"),
         ({"data": DataConfig(loader="aoq_ext.data.load")}, "data.loader: the module 'aoq_ext.data' has no 'load'"),
     ],
@@ -233,10 +239,12 @@ def test_bases_that_cannot_be(tmp_path: Path) -> None:
     "path", sorted(CONFIGS.parent.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_rounds_differ_in_what_they_say(path: Path) -> None:
-    """A second round is its first but for run, loss and lists; Flickr30K is COCO but for what a file names."""
+    """A second round is its first but for where it begins, its length, loss and lists; those of the papers' data begin
+    anew."""
     config = load_config(path)
     check(config)
     if path.stem.endswith("aoq"):
         first = load_config(path.with_name(path.name.replace("-aoq", "-round1").replace("aoq.yaml", "round1.yaml")))
         assert config.loss.objective == "adaptive_quintuplet" and first.loss.objective == "online_triplet"
-        assert replace(config, run=first.run, loss=first.loss, offline=first.offline) == first
+        own = {"run", "loss", "offline"} | ({"init", "epochs", "warmup_epochs"} if path.parent == CONFIGS else set())
+        assert replace(config, **{name: getattr(first, name) for name in own}) == first

@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 import resvg_py  # type: ignore[import-not-found,unused-ignore]
+from licences import LICENCES, overview
 from PIL import Image
-from sets import BRANDS, LICENCES, TRAINING_SETS, UNSEEN_SETS, IconSet
+from sets import BRANDS, TRAINING_SETS, UNSEEN_SETS, IconSet
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from aoq_ext._files import write_bytes_atomically
@@ -35,6 +36,7 @@ from aoq_ext.data.icon_set import CHECKSUMS, INDEX, LEVELS, PIXELS, SIDE, pack_p
 
 TOOLS = {"pillow": "13.0.0", "resvg_py": "0.5.0"}
 PACKAGES = Path(__file__).parent / "node_modules"
+OVERVIEW = "LICENSES.md"
 TEST, VAL, THINGS = 5000, 1000, 1000
 LARGEST_HELD_OUT = 10  # pictures of a name, or of a group
 LEAST_KNOWN = 20  # icons that have a word of a name held out
@@ -304,10 +306,10 @@ def compressed(content: bytes, alignment: int) -> bytes:
 
 def compare(out: Path, other: Path) -> None:
     """Exit with a message unless both folders hold the same data."""
-    for name in (PIXELS, INDEX):
+    for name in (PIXELS, INDEX, OVERVIEW):
         ours, theirs = ((folder / name).read_bytes() for folder in (out, other))
         if ours != theirs:
-            same = lzma.decompress(ours) == lzma.decompress(theirs)
+            same = name != OVERVIEW and lzma.decompress(ours) == lzma.decompress(theirs)
             sys.exit(f"{name} differs from {other / name}: {'the same, compressed otherwise' if same else 'content'}")
     print(f"identical to {other}, byte for byte")
 
@@ -327,11 +329,12 @@ def main() -> None:
     counts = {split: sum(icon.split == split for icon in icons) for split in sorted({icon.split for icon in icons})}
     print(counts, f"{sum(len(icon.captions) for icon in icons)} captions, {len({icon.group for icon in icons})} groups")
     pixels = pack_pixels(np.stack([icon.pixels for icon in icons])).tobytes()
-    index = json.dumps(index_of(icons), ensure_ascii=False, separators=(",", ":")).encode()
-    files = {PIXELS: compressed(pixels, 3), INDEX: compressed(index, 0)}
+    index = index_of(icons)
+    content = json.dumps(index, ensure_ascii=False, separators=(",", ":")).encode()
+    files = {PIXELS: compressed(pixels, 3), INDEX: compressed(content, 0)}
     arguments.out.mkdir(parents=True, exist_ok=True)
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
-    for name, content in {**files, CHECKSUMS: sums.encode()}.items():
+    for name, content in {**files, CHECKSUMS: sums.encode(), OVERVIEW: overview(index["sets"]).encode()}.items():
         write_bytes_atomically(arguments.out / name, content)
         print(f"{arguments.out / name}: {len(content):,} bytes")
     if arguments.compare is not None:

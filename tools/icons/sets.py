@@ -62,8 +62,6 @@ TRAINING_SETS = (
 )
 UNSEEN_SETS = (IconSet("healthicons", "outline negative"), IconSet("iconoir", "solid"))
 
-LICENCES = {"MIT", "ISC", "Apache-2.0", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0"}
-
 # A word of a name that marks the picture as a trade mark's.
 BRANDS = frozenset(
     """

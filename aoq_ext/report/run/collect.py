@@ -28,9 +28,9 @@ from aoq_ext.training.run import RunFiles
 
 _RESAMPLES = 2000
 SPLIT_TITLES = {
-    "test": "held-out concepts",
-    "test_style": "a held-out drawing style",
-    "test_openmoji": "held-out concepts in a held-out style",
+    "test": "unseen names",
+    "test_iconoir": "an unseen set (Iconoir)",
+    "test_healthicons": "an unseen set (Health Icons)",
 }
 _LABELS = {"online_triplet": "online triplets", "adaptive_quintuplet": "adaptive offline quintuplets"}
 

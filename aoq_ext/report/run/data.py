@@ -44,7 +44,7 @@ class Split:
     """One evaluation set, with what every run reached on it."""
 
     name: str  # "test"
-    title: str  # "held-out concepts"
+    title: str  # "unseen names"
     images: int
     captions: int
     metrics: Mapping[str, Metrics]  # by run
