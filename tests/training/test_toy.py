@@ -58,7 +58,7 @@ def toy_config(run: Path, **changes: Any) -> TrainConfig:
         "checkpoint_every": 3,
         "accelerator": "cpu",
         "threads": 1,
-        "data": DataConfig(loader="tests.training.test_toy.load_toy"),
+        "data": DataConfig(loader="tests.training.test_toy.load_toy", smoothing=5),
         "model": ModelConfig(
             Component(
                 "aoq_ext.encoders.ConvEncoder",
