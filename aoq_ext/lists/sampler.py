@@ -220,17 +220,9 @@ class OfflineNegativeSampler:
         both, partner = draw(state, 1), draw(state, 2)
         hard_text = self.hard_text[image, place(both, self._hard_texts[image])].long()
         hard_image = self.hard_image[text, place(both, self._hard_images[text])].long()
-        own_text = self.text_of(hard_image, place(partner, self.count_texts(hard_image)))
-        drawn = (hard_text, hard_image, self.text_image_index[hard_text], own_text)
+        own = self._first_text[hard_image] + place(partner, self._text_count[hard_image])
+        drawn = (hard_text, hard_image, self.text_image_index[hard_text], self._texts_of_image[own])
         return OfflineNegatives(*(index.to(image_index.device) for index in drawn))
-
-    def count_texts(self, image: Tensor) -> Tensor:
-        """image: (B,) int64 -> (B,): how many texts each has"""
-        return self._text_count[image]
-
-    def text_of(self, image: Tensor, place: Tensor) -> Tensor:
-        """image: (B,) int64; place: (B,), from 0 and below `count_texts` -> (B,): that of the image's texts"""
-        return self._texts_of_image[self._first_text[image] + place]
 
     def _check_pairs(self, image: Tensor, text: Tensor) -> None:
         own = self.text_image_index[text]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aoq_ext.lists.hard_batches import add_owners, owners_in
-from aoq_ext.lists.sampler import OfflineNegativeSampler
 from aoq_ext.training import streams
 from aoq_ext.training.config import ConfigError
 
@@ -57,7 +55,7 @@ class Batch:
 
 
 class PairBatches:
-    """The order of the pairs, a pure function of (seed, step).
+    """The order of the pairs, a pure function of (seed, epoch).
 
     A step shows ``accumulate`` batches of ``batch_size`` pairs, one after the other. The images left over when N is not
     a multiple of that sit this epoch out: the loss grows with the batch, and a small last one would count for less.
@@ -66,9 +64,7 @@ class PairBatches:
     def __init__(self, captions: CaptionsOfImages, batch_size: int, seed: int, accumulate: int = 1) -> None:
         self.captions = captions
         self.images = len(captions.count)
-        self.batch_size = min(batch_size, self.images)
-        self.accumulate = accumulate
-        self.step_size = self.batch_size * accumulate  # pairs of one step
+        self.step_size = min(batch_size, self.images) * accumulate  # pairs of one step
         if self.step_size > self.images:
             raise ConfigError(
                 f"accumulate: expected at most {self.images // batch_size}, since an epoch has {self.images} images "
@@ -76,37 +72,11 @@ class PairBatches:
             )
         self.steps_per_epoch = self.images // self.step_size
         self.seed = seed
-        self._shown: tuple[int, Indices, Indices] | None = None  # a pass over the images, and its order
 
-    def epoch(
-        self, epoch: int, first_step: int = 0, negatives: OfflineNegativeSampler | None = None, share: float = 0.0
-    ) -> Iterator[Batch]:
-        """The pairs of every step of ``epoch`` (from 0), without its first ``first_step``.
-
-        With a share above 0 that share of every batch owns mined negatives of the rest (`HardNegativeBatchSampler`).
-        """
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The pairs of every step of ``epoch`` (from 0), without its first ``first_step``."""
+        order = streams.generator(self.seed, streams.ORDER, epoch).permutation(self.images)
+        caption = self.captions.draw(order, streams.generator(self.seed, streams.CAPTIONS, epoch))
         for index in range(first_step, self.steps_per_epoch):
-            yield self._step(epoch * self.steps_per_epoch + index, negatives, owners_in(self.batch_size, share))
-
-    def _step(self, step: int, negatives: OfflineNegativeSampler | None, owners: int) -> Batch:
-        own = self.batch_size - owners  # pairs of a batch that are drawn as ever
-        number, place = divmod(step, self.images // (own * self.accumulate))
-        order, captions = self._pass(number)
-        rows = slice(place * own * self.accumulate, (place + 1) * own * self.accumulate)
-        pairs = Batch(step, order[rows], captions[rows])
-        if not owners:
-            return pairs
-        assert negatives is not None  # the configuration was checked
-        parts = [
-            add_owners(negatives, part.image, part.caption, owners, step * self.accumulate + at, self.seed)
-            for at, part in enumerate(pairs.parts(self.accumulate))
-        ]
-        return Batch(step, *(np.concatenate(side) for side in zip(*parts, strict=True)))
-
-    def _pass(self, number: int) -> tuple[Indices, Indices]:
-        """Every image once, with one of its captions."""
-        if self._shown is None or self._shown[0] != number:
-            order = streams.generator(self.seed, streams.ORDER, number).permutation(self.images)
-            captions = self.captions.draw(order, streams.generator(self.seed, streams.CAPTIONS, number))
-            self._shown = number, order, captions
-        return self._shown[1:]
+            rows = slice(index * self.step_size, (index + 1) * self.step_size)
+            yield Batch(epoch * self.steps_per_epoch + index, order[rows], caption[rows])

@@ -110,9 +110,6 @@ class OfflineConfig(_Entries):
     """A hard text is drawn from this many of the hardest of each image..."""
     top_images: int = 60
     """...and a hard image from this many of the hardest of each text."""
-    batch_share: float = 0.0
-    """Share of a batch, after warming up, that owns mined negatives of the rest, so that they are among the online
-    ones of any objective and nothing more is encoded; 0: batches are drawn at random, as in the paper."""
     remine_every: int | None = None
     """Epochs after which the training set is mined again with the weights of that moment, from the first epoch with
     offline terms on; lists, where given, serve until the first time. null: lists serve to the end, as in the paper."""
@@ -218,8 +215,6 @@ def check(config: TrainConfig) -> None:
         )
     if not 0 <= config.seed < 2**63:
         raise ConfigError(f"seed: expected a number from 0 to 2**63 - 1, got {config.seed}")
-    if not 0 <= config.offline.batch_share < 1:
-        raise ConfigError(f"offline.batch_share: expected a fraction in [0, 1), got {config.offline.batch_share}")
     if not 0 < config.optimizer.drop_at <= 1:
         raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
     if config.data.tokenizer is not None and config.data.min_count not in (1, DataConfig.min_count):
@@ -228,8 +223,8 @@ def check(config: TrainConfig) -> None:
         )
     if needs_offline(config) and config.offline.lists is None and config.offline.remine_every is None:
         raise ConfigError(
-            f"offline.lists: expected the folder that `aoq mine` wrote, which "
-            f"{_needs_lists(config)} needs, got null; or set offline.remine_every to mine while training"
+            f"offline.lists: expected the folder that `aoq mine` wrote, which the objective "
+            f"{config.loss.objective!r} needs, got null; or set offline.remine_every to mine while training"
         )
 
 
@@ -286,14 +281,7 @@ def _check_counts_or_null(config: TrainConfig) -> None:
 
 
 def needs_offline(config: TrainConfig) -> bool:
-    """Whether it draws from mined lists."""
-    draws = config.loss.objective != "online_triplet" or config.offline.batch_share > 0
-    return draws and config.warmup_epochs < config.epochs
-
-
-def _needs_lists(config: TrainConfig) -> str:
-    objective = config.loss.objective
-    return "offline.batch_share" if objective == "online_triplet" else f"the objective {objective!r}"
+    return config.loss.objective != "online_triplet" and config.warmup_epochs < config.epochs
 
 
 def mined_at(config: TrainConfig, epoch: int) -> int | None:

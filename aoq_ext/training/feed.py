@@ -97,8 +97,7 @@ class Feed:
     def _requests(
         self, epoch: int, first_step: int, objective: str, sampler: OfflineNegativeSampler | None
     ) -> Iterator[tuple[int, RowNumbers]]:
-        share = self.config.offline.batch_share if epoch >= self.config.warmup_epochs else 0.0
-        for batch in self.batches.epoch(epoch, first_step, sampler, share):
+        for batch in self.batches.epoch(epoch, first_step):
             for part, pairs in enumerate(batch.parts(self.config.accumulate)):
                 own = pairs.rows(self.processes.share(len(pairs)))
                 seed = streams.reader_seed(self.config.seed, batch.step, part, self.processes.rank)

@@ -67,14 +67,13 @@ def remining(**offline: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [5], [8, 11], [3, 6, 14]], ids=str)
-@pytest.mark.parametrize("negatives", ["online", "given", "mined", "given, then mined", "hard batches"])
+@pytest.mark.parametrize("negatives", ["online", "given", "mined", "given, then mined"])
 def test_resumed_equals_uninterrupted(tmp_path: Path, lists: Path, negatives: str, stops: list[int]) -> None:
     changes = {
         "online": {},
         "given": adaptive(lists),
         "mined": remining(remine_every=1),
         "given, then mined": remining(lists=str(lists), remine_every=1),
-        "hard batches": {"offline": OfflineConfig(lists=str(lists), batch_share=0.5)},
     }[negatives]
     whole = toy_config(tmp_path / "whole", **changes)
     train(whole)
