@@ -25,7 +25,7 @@ def _shift(state: Tensor, bits: int) -> Tensor:
 
 def state_of(seed: int, *parts: int | Tensor) -> Tensor:
     """What to draw from at a place that integers name, some of them perhaps a tensor of int64."""
-    state = mix(torch.tensor(seed))
+    state = mix(torch.tensor(seed, dtype=torch.int64, device="cpu"))
     for part in parts:
         state = mix(state ^ part)
     return state
