@@ -2,7 +2,7 @@
 
 from . import _start, functional, lists, metrics, mining, reference  # noqa: F401  (_start is first: before torch)
 from ._version import __version__
-from .lists import OfflineNegativeSampler
+from .lists import HardNegativeBatchSampler, OfflineNegativeSampler
 from .losses import AdaptiveQuintupletLoss, AdaptiveQuintupletScoreLoss
 from .mining import HardNegatives, mine_hard_negatives
 from .ops.build_info import build_info
@@ -11,6 +11,7 @@ from .selection import OnlineNegatives, hardest_negatives
 __all__ = [
     "AdaptiveQuintupletLoss",
     "AdaptiveQuintupletScoreLoss",
+    "HardNegativeBatchSampler",
     "HardNegatives",
     "OfflineNegativeSampler",
     "OnlineNegatives",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as int64, and so on
@@ -22,11 +23,19 @@ def _shift(state: Tensor, bits: int) -> Tensor:
     return (state >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def state_of(seed: int, *parts: int | Tensor) -> Tensor:
+    """What to draw from at a place that integers name, some of them perhaps a tensor of int64."""
+    state = mix(torch.tensor(seed, dtype=torch.int64, device="cpu"))
+    for part in parts:
+        state = mix(state ^ part)
+    return state
+
+
 def draw(state: Tensor, number: int) -> Tensor:
     """Uniform in [0, 2³²): independent for every ``number``."""
     return _shift(mix(state ^ number), 32)
 
 
-def place(drawn: Tensor, count: Tensor) -> Tensor:
+def place(drawn: Tensor, count: Tensor | int) -> Tensor:
     """Place u of a list of ``count`` < 2³¹, u = drawn / 2³²; in integers, so that it never rounds up to ``count``."""
     return (drawn * count) >> 32

@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 from .._scalars import as_int
 from .._sources import read_integers
 from .._validation import as_int64, check_integers, shape_of
-from .draws import draw, mix, place
+from .draws import draw, place, state_of
 from .manifest import MinedFrom
 from .mined_lists import MinedLists
 
@@ -97,7 +97,7 @@ class OfflineNegativeSampler:
                 ("text_image_index", text_image_index, 1),
             )
         )
-        seed = _checked_number("seed", seed, 0)
+        seed = checked_number("seed", seed, 0)
         images, texts = len(hard_text), len(hard_image)
         if len(text_image_index) != texts:
             raise ValueError(
@@ -123,7 +123,7 @@ class OfflineNegativeSampler:
 
     @top_texts.setter
     def top_texts(self, top: int) -> None:
-        top = _checked_number("top_texts", top, 1)
+        top = checked_number("top_texts", top, 1)
         texts = len(self.hard_image)
         self._hard_texts = _available("hard_text", self.hard_text, top, texts, "image", "text")  # (N,)
         self._top_texts = top
@@ -134,7 +134,7 @@ class OfflineNegativeSampler:
 
     @top_images.setter
     def top_images(self, top: int) -> None:
-        top = _checked_number("top_images", top, 1)
+        top = checked_number("top_images", top, 1)
         images = len(self.hard_text)
         self._hard_images = _available("hard_image", self.hard_image, top, images, "text", "image")  # (M,)
         self._top_images = top
@@ -211,18 +211,23 @@ class OfflineNegativeSampler:
             if get_worker_info() is not None:
                 raise ValueError("step must be given in a DataLoader worker, each of which would count alone, got None")
             step, self.step = self.step, self.step + 1
-        step = _checked_number("step", step, 0)
+        step = checked_number("step", step, 0)
         image, text = (index.to(self.hard_text.device, torch.int64) for index in (image_index, text_index))
         self._check_pairs(image, text)
-        state = mix(torch.full_like(image, self.seed))
-        for part in (step, image, text):
-            state = mix(state ^ part)
+        drawn = self.choose(image, text, state_of(self.seed, step, image, text))
+        return OfflineNegatives(*(index.to(image_index.device) for index in drawn))
+
+    def choose(self, image: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """image, text, state: (B,), of pairs as `draw` checked them -> what the draws 1 and 2 from ``state`` give"""
         both, partner = draw(state, 1), draw(state, 2)
         hard_text = self.hard_text[image, place(both, self._hard_texts[image])].long()
         hard_image = self.hard_image[text, place(both, self._hard_images[text])].long()
-        own = self._first_text[hard_image] + place(partner, self._text_count[hard_image])
-        drawn = (hard_text, hard_image, self.text_image_index[hard_text], self._texts_of_image[own])
-        return OfflineNegatives(*(index.to(image_index.device) for index in drawn))
+        return hard_text, hard_image, self.text_image_index[hard_text], self.text_of(hard_image, partner)
+
+    def text_of(self, image: Tensor, drawn: Tensor, later: int = 0) -> Tensor:
+        """image, drawn: (B,) -> a text of each image, that which was drawn or the one so many later, in a circle"""
+        count = self._text_count[image]
+        return self._texts_of_image[self._first_text[image] + (place(drawn, count) + later) % count]
 
     def _check_pairs(self, image: Tensor, text: Tensor) -> None:
         own = self.text_image_index[text]
@@ -281,7 +286,7 @@ class OfflineNegativeSampler:
                 raise ValueError(
                     f"state: expected the {name} of this sampler, {getattr(self, name)!r}, got {state[name]!r}"
                 )
-        self.step = _checked_number("state: step", state["step"], 0)
+        self.step = checked_number("state: step", state["step"], 0)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -356,7 +361,7 @@ def _checked_rows(name: str, index: Tensor, rows: int) -> Tensor:
     return index
 
 
-def _checked_number(name: str, value: int, least: int) -> int:
+def checked_number(name: str, value: int, least: int) -> int:
     value = as_int(name, value)
     if not least <= value < _MOST:
         raise ValueError(f"{name} must be from {least} to 2**63 - 1, got {value}")

@@ -11,6 +11,7 @@ from .captions import caption_labels
 
 if TYPE_CHECKING:
     from ..lists import (
+        HardNegativeBatchSampler,
         MinedFiles,
         MinedFrom,
         MinedLists,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "HardNegativeBatchSampler",
     "HardNegatives",
     "MinedFiles",
     "MinedFrom",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aoq_ext.lists import HardNegativeBatchSampler, OfflineNegativeSampler
 from aoq_ext.training import streams
 from aoq_ext.training.config import ConfigError
 
@@ -59,12 +60,17 @@ class PairBatches:
 
     A step shows ``accumulate`` batches of ``batch_size`` pairs, one after the other. The images left over when N is not
     a multiple of that sit this epoch out: the loss grows with the batch, and a small last one would count for less.
+
+    Hard batches (see `hard`) take their pairs from `HardNegativeBatchSampler` instead, by the number of the batch in
+    the whole run. An epoch keeps its number of steps, so the seeds of one go through a part of the images only.
     """
 
     def __init__(self, captions: CaptionsOfImages, batch_size: int, seed: int, accumulate: int = 1) -> None:
         self.captions = captions
         self.images = len(captions.count)
-        self.step_size = min(batch_size, self.images) * accumulate  # pairs of one step
+        self.batch_size = min(batch_size, self.images)
+        self.accumulate = accumulate
+        self.step_size = self.batch_size * accumulate  # pairs of one step
         if self.step_size > self.images:
             raise ConfigError(
                 f"accumulate: expected at most {self.images // batch_size}, since an epoch has {self.images} images "
@@ -73,8 +79,20 @@ class PairBatches:
         self.steps_per_epoch = self.images // self.step_size
         self.seed = seed
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def hard(self, negatives: OfflineNegativeSampler, share: float) -> HardNegativeBatchSampler:
+        """Batches of this size in which ``share`` are owners of mined negatives."""
+        return HardNegativeBatchSampler(
+            negatives, self.batch_size, share=share, seed=streams.hard_batches_seed(self.seed)
+        )
+
+    def epoch(self, epoch: int, first_step: int = 0, hard: HardNegativeBatchSampler | None = None) -> Iterator[Batch]:
         """The pairs of every step of ``epoch`` (from 0), without its first ``first_step``."""
+        if hard is not None:
+            for step in range(epoch * self.steps_per_epoch + first_step, (epoch + 1) * self.steps_per_epoch):
+                numbers = range(step * self.accumulate, (step + 1) * self.accumulate)
+                pairs = np.array([hard.batch(number) for number in numbers], np.int64).ravel()
+                yield Batch(step, hard.negatives.text_image_index.numpy()[pairs], pairs)
+            return
         order = streams.generator(self.seed, streams.ORDER, epoch).permutation(self.images)
         caption = self.captions.draw(order, streams.generator(self.seed, streams.CAPTIONS, epoch))
         for index in range(first_step, self.steps_per_epoch):

@@ -113,6 +113,9 @@ class OfflineConfig(_Entries):
     remine_every: int | None = None
     """Epochs after which the training set is mined again with the weights of that moment, from the first epoch with
     offline terms on; lists, where given, serve until the first time. null: lists serve to the end, as in the paper."""
+    batch_share: float = 0.0
+    """Share of each batch, after the warm-up, that are the owners of mined negatives of the rest, so that online
+    negatives of every objective are mined ones too (aoq_ext.HardNegativeBatchSampler). 0: none, as in the paper."""
     rerank: int = 4
     """For a model that matches by scores: so many times the wanted negatives are found by the mean of its features, and
     the hardest of those by its scores taken."""
@@ -215,6 +218,8 @@ def check(config: TrainConfig) -> None:
         )
     if not 0 <= config.seed < 2**63:
         raise ConfigError(f"seed: expected a number from 0 to 2**63 - 1, got {config.seed}")
+    if not 0 <= config.offline.batch_share < 1:
+        raise ConfigError(f"offline.batch_share: expected a fraction in [0, 1), got {config.offline.batch_share}")
     if not 0 < config.optimizer.drop_at <= 1:
         raise ConfigError(f"optimizer.drop_at: expected a fraction in (0, 1], got {config.optimizer.drop_at}")
     if config.data.tokenizer is not None and config.data.min_count not in (1, DataConfig.min_count):
@@ -223,8 +228,8 @@ def check(config: TrainConfig) -> None:
         )
     if needs_offline(config) and config.offline.lists is None and config.offline.remine_every is None:
         raise ConfigError(
-            f"offline.lists: expected the folder that `aoq mine` wrote, which the objective "
-            f"{config.loss.objective!r} needs, got null; or set offline.remine_every to mine while training"
+            f"offline.lists: expected the folder that `aoq mine` wrote, which {_needing_offline(config)} needs, "
+            f"got null; or set offline.remine_every to mine while training"
         )
 
 
@@ -281,7 +286,14 @@ def _check_counts_or_null(config: TrainConfig) -> None:
 
 
 def needs_offline(config: TrainConfig) -> bool:
-    return config.loss.objective != "online_triplet" and config.warmup_epochs < config.epochs
+    return _needing_offline(config) is not None and config.warmup_epochs < config.epochs
+
+
+def _needing_offline(config: TrainConfig) -> str | None:
+    """What there is in the configuration that uses mined lists."""
+    if config.loss.objective != "online_triplet":
+        return f"the objective {config.loss.objective!r}"
+    return "offline.batch_share" if config.offline.batch_share else None
 
 
 def mined_at(config: TrainConfig, epoch: int) -> int | None:

@@ -97,7 +97,11 @@ class Feed:
     def _requests(
         self, epoch: int, first_step: int, objective: str, sampler: OfflineNegativeSampler | None
     ) -> Iterator[tuple[int, RowNumbers]]:
-        for batch in self.batches.epoch(epoch, first_step):
+        share, hard = self.config.offline.batch_share, None
+        if share and epoch >= self.config.warmup_epochs:
+            assert sampler is not None  # the configuration was checked
+            hard = self.batches.hard(sampler, share)
+        for batch in self.batches.epoch(epoch, first_step, hard):
             for part, pairs in enumerate(batch.parts(self.config.accumulate)):
                 own = pairs.rows(self.processes.share(len(pairs)))
                 seed = streams.reader_seed(self.config.seed, batch.step, part, self.processes.rank)

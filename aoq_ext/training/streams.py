@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 # Every use of randomness has a stream of its own, so that changing one (another objective) leaves the others alone.
-ORDER, CAPTIONS, OFFLINE, MODULES, READERS = range(5)
+ORDER, CAPTIONS, OFFLINE, MODULES, READERS, HARD_BATCHES = range(6)
 
 
 def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
@@ -33,3 +33,8 @@ def reader_seed(seed: int, *place: int) -> int:
 def sampler_seed(seed: int) -> int:
     """The seed of the offline draws, which `OfflineNegativeSampler` makes a function of the step itself."""
     return int(generator(seed, OFFLINE, 0).integers(2**63 - 1))
+
+
+def hard_batches_seed(seed: int) -> int:
+    """Likewise of `HardNegativeBatchSampler`."""
+    return int(generator(seed, HARD_BATCHES, 0).integers(2**63 - 1))

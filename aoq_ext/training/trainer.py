@@ -175,7 +175,7 @@ class Trainer:
         objective = TrainingObjective(self.model, self.config.loss, *self.phase(epoch), self.processes)
         if (
             self.negatives is not None
-            and objective.objective != "online_triplet"
+            and epoch >= self.config.warmup_epochs
             and self.negatives.prepare(epoch, self.model, self.journal.progress)
         ):
             self._save()  # from here on, resuming finds the lists

@@ -123,6 +123,16 @@ def test_a_missing_file_and_unknown_entries_are_refused(tmp_path: Path) -> None:
         ({"loss": LossConfig(beta=float("nan"))}, "loss.beta: expected a finite number, got nan"),
         ({"loss": LossConfig(objective="offline_triplet")}, "offline.lists: expected the folder that `aoq mine` wrote"),
         ({"offline": OfflineConfig(remine_every=0)}, "offline.remine_every: expected a positive number of epochs or"),
+        ({"offline": OfflineConfig(batch_share=1)}, r"offline.batch_share: expected a fraction in \[0, 1\), got 1"),
+        ({"offline": OfflineConfig(batch_share=-0.5)}, r"offline.batch_share: expected a fraction in .*, got -0.5"),
+        (
+            {"offline": OfflineConfig(batch_share=float("nan"))},
+            "offline.batch_share: expected a fraction in .*, got nan",
+        ),
+        (
+            {"offline": OfflineConfig(batch_share=0.5)},
+            "offline.lists: expected the folder .* offline.batch_share needs",
+        ),
         ({"offline": OfflineConfig(stale_after=-1)}, "offline.stale_after: expected 0 or more epochs or null, got -1"),
         ({"data": DataConfig(loader="load_icons")}, "data.loader: expected a dotted path"),
         ({"data": DataConfig(loader="aoq_ext.nothing.load")}, "data.loader: cannot import 'aoq_ext.nothing.load'"),

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from aoq_ext.parallel import ALONE, LostProcessError, advising, joined
 from aoq_ext.parallel.lost import exchanging
-from aoq_ext.training import ConfigError, History, OfflineLists, TrainConfig, train
+from aoq_ext.training import ConfigError, History, OfflineConfig, OfflineLists, TrainConfig, train
 from aoq_ext.training.checkpoint import load_checkpoint
 from aoq_ext.training.config import to_dict
 from aoq_ext.training.processes import start
@@ -49,6 +49,7 @@ def without_batch_norm(folder: Path, lists: Path) -> dict[str, TrainConfig]:
         "micro": {**adaptive(lists), "batch_size": 9, "micro_batch": 2},
         "accumulated": {"accumulate": 2, "epochs": 2},
         "mined": remining(remine_every=1),
+        "hard": {"offline": OfflineConfig(lists=str(lists), batch_share=0.5), "batch_size": 9},
     }
     return {name: toy_config(folder / name, log_every=1, **flat(**change)) for name, change in changes.items()}
 
