@@ -270,6 +270,7 @@ def _tiny() -> tuple[tuple[TrainConfig, int, int, int], ...]:
     seen = {"channels": [8], "geometry": 0.1}
     image = Component("aoq_ext.encoders.ConvEncoder", {"dim": 16, "image_size": 8, **seen})
     base = replace(_base("study.data.load_patterns", {}, image, 16, 16), epochs=1)
+    base.data.min_count = 1
     scan = _scan(base, 16, 10, Component("aoq_ext.encoders.GridBackbone", seen))
     return (base, 1, 2, 1), (scan, 1, 2, 0)
 

@@ -105,6 +105,9 @@ def test_processes_train_what_one_does(tmp_path: Path, lists: Path) -> None:
         first, second = History.load(alone.history), History.load(together.history)
         for before, after in zip(first.steps, second.steps, strict=True):
             rounding = 1e-5 if before["step"] <= 3 else 1e-3  # the optimizer magnifies it from step to step
+            # Shares of comparisons: a near-tie may fall the other way.
+            shares = {key: before.pop(key) - after.pop(key) for key in ("harder", "active") if key in before}
+            assert all(abs(share) < 0.1 for share in shares.values()), name
             assert after == pytest.approx(before, rel=rounding, abs=rounding / 10), name
         if name != "mined":  # a near-tie may fall the other way in lists mined with other roundings
             metrics = [[epoch["validation"]["rsum"] for epoch in history.epochs] for history in (first, second)]
