@@ -26,6 +26,7 @@ from aoq_ext.training.pairs import load_split
 from aoq_ext.training.progress import WholeProgress
 from aoq_ext.training.recipe import STEPS, Evaluation, Recipe, run_rounds
 
+_IMAGES = 32_000  # of the training set: what two cores learn in minutes
 _SAMPLE = 128
 _QUINTUPLET_COST = 3  # pairs encoded for each of a batch
 
@@ -72,8 +73,8 @@ def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: C
 
 def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
     """Round 1 from random weights; round 2 and its control from round 1's, at the same cost."""
-    epochs, further, sizes = (8, 2, TrainConfig()) if not quick else (2, 2, _quick())
-    first = replace(sizes, run=str(folder / "round1"), seed=seed, epochs=epochs, warmup_epochs=epochs // 2)
+    (epochs, warmup), further, sizes = ((12, 8), 2, _whole()) if not quick else ((2, 1), 2, _quick())
+    first = replace(sizes, run=str(folder / "round1"), seed=seed, epochs=epochs, warmup_epochs=warmup)
     control = replace(
         first, run=str(folder / "control"), init=first.run, epochs=_QUINTUPLET_COST * further, warmup_epochs=0
     )
@@ -82,9 +83,14 @@ def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
         run=str(folder / "round2"),
         epochs=further,
         loss=LossConfig(objective="adaptive_quintuplet", detach_weight=True),
-        offline=OfflineConfig(lists=str(folder / "negatives")),
+        offline=OfflineConfig(lists=str(folder / "negatives"), top_texts=60, top_images=30),
     )
     return Recipe(folder, first, second, tuple(map(Evaluation, SPLIT_TITLES)), control)
+
+
+def _whole() -> TrainConfig:
+    sizes = TrainConfig(data=DataConfig(args={"images": _IMAGES}))
+    return replace(sizes, optimizer=replace(sizes.optimizer, lr=2e-3))
 
 
 def _quick() -> TrainConfig:

@@ -29,6 +29,7 @@ from aoq_ext.training.run import RunFiles
 _RESAMPLES = 2000
 SPLIT_TITLES = {
     "test": "unseen names",
+    "test_things": "unseen things",
     "test_iconoir": "an unseen set (Iconoir)",
     "test_healthicons": "an unseen set (Health Icons)",
 }
