@@ -21,14 +21,13 @@ from aoq_ext.report.run.words import overall, rsum_difference
 from aoq_ext.report.words import duration, signed
 from aoq_ext.training import DataConfig, LossConfig, OfflineConfig, OfflineLists, TrainConfig
 from aoq_ext.training.config import check
-from aoq_ext.training.cost import pairs_encoded
+from aoq_ext.training.cost import PAIRS_ENCODED, pairs_encoded
 from aoq_ext.training.pairs import load_split
 from aoq_ext.training.progress import WholeProgress
 from aoq_ext.training.recipe import STEPS, Evaluation, Recipe, run_rounds
 
 _IMAGES = 32_000  # of the training set: what two cores learn in minutes
 _SAMPLE = 128
-_QUINTUPLET_COST = 3  # pairs encoded for each of a batch
 
 
 def run_demo(output_dir: Path, *, seed: int = 0, quick: bool = False, console: Console | None = None) -> Path:
@@ -76,7 +75,11 @@ def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
     (epochs, warmup), further, sizes = ((12, 8), 2, _whole()) if not quick else ((2, 1), 2, _quick())
     first = replace(sizes, run=str(folder / "round1"), seed=seed, epochs=epochs, warmup_epochs=warmup)
     control = replace(
-        first, run=str(folder / "control"), init=first.run, epochs=_QUINTUPLET_COST * further, warmup_epochs=0
+        first,
+        run=str(folder / "control"),
+        init=first.run,
+        epochs=PAIRS_ENCODED["adaptive_quintuplet"] * further,
+        warmup_epochs=0,
     )
     second = replace(
         control,

@@ -6,8 +6,8 @@ drawing, and equal pictures are one group, whatever the style. The splits:
 ``train``
     Pictures of the training sets.
 ``val`` (1,000), ``test`` (5,000)
-    Unseen pictures by unseen names ("account arrow down outline"); the thing itself is in training, by another name, in
-    another style or another set.
+    Unseen pictures, most by unseen names ("account arrow down outline"); the thing itself is in training, by another
+    name, in another style or another set.
 ``test_things`` (1,000)
     Things that training never shows, whose names are put together from known words.
 ``test_iconoir``, ``test_healthicons``

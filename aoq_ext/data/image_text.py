@@ -26,7 +26,7 @@ class ImageTextData:
     captions: list[str]  # M
     caption_image: np.ndarray  # (M,) int64 in [0, N), non-decreasing
     group_ids: np.ndarray  # (N,) int64
-    image_names: list[str]  # N, for people: "grinning face (noto)"
+    image_names: list[str]  # N, for people: "bell (tabler)"
     name: str  # "icons/train"
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aoq_ext.training.config import TrainConfig
 
 # For each pair of a batch: itself, and the pairs that its offline negatives make.
-_ENCODED = {"online_triplet": 1, "offline_triplet": 2, "offline_quintuplet": 3, "adaptive_quintuplet": 3}
+PAIRS_ENCODED = {"online_triplet": 1, "offline_triplet": 2, "offline_quintuplet": 3, "adaptive_quintuplet": 3}
 
 
 def pairs_encoded(config: TrainConfig, images: int, steps: int | None = None) -> int:
@@ -18,4 +18,4 @@ def pairs_encoded(config: TrainConfig, images: int, steps: int | None = None) ->
     if steps is None:
         steps = config.epochs * steps_per_epoch
     warming_up = min(steps, config.warmup_epochs * steps_per_epoch)
-    return step_size * (warming_up + (steps - warming_up) * _ENCODED[config.loss.objective])
+    return step_size * (warming_up + (steps - warming_up) * PAIRS_ENCODED[config.loss.objective])

@@ -94,6 +94,8 @@ class Journal:
 
     def _warn_of_easy_negatives(self, record: dict[str, Any]) -> None:
         """After the first epoch with offline terms, where its draws were seldom harder than what a batch has anyway."""
+        if self.config.offline.batch_share > 0:
+            return  # its batches are harder on purpose
         if not self.leads or any(entry["objective"] != "online_triplet" for entry in self.history.epochs):
             return
         shares = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from aoq_ext.lists.manifest import Manifest
 from aoq_ext.mining.progress import MiningDisplay
 from aoq_ext.report.words import listed
 from aoq_ext.training.config import ConfigError, TrainConfig, check, check_same_run, needs_offline, to_dict
+from aoq_ext.training.cost import pairs_encoded
 from aoq_ext.training.evaluation import evaluate_folds
 from aoq_ext.training.history import History
 from aoq_ext.training.load import LoadedRun, load_run
@@ -54,6 +55,11 @@ class Evaluation:
         return self.split if self.folds == 1 else f"{self.split}, {self.folds} folds"
 
 
+def compared_with(runs: Iterable[str]) -> str:
+    """The run that round 2 is compared with, of these."""
+    return "control" if "control" in runs else "round 1"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Two rounds and what they are judged by."""
@@ -73,7 +79,7 @@ class Recipe:
     @property
     def baseline(self) -> str:
         """The run that round 2 is compared with."""
-        return "round 1" if self.control is None else "control"
+        return compared_with(self.runs)
 
     @property
     def lists(self) -> Path:
@@ -332,6 +338,10 @@ def _summarise(recipe: Recipe, results: Results, console: Console) -> None:
     console.rule("[bold]done[/bold]", align="left")
     for name in map(str, recipe.evaluations):
         console.print(_table(name, {step: results[step][name] for step in recipe.runs}, recipe.baseline))
+    if recipe.control is not None:
+        images = len(load_split(recipe.first.data, recipe.first.data.train_split))
+        ours, theirs = (pairs_encoded(config, images) for config in (recipe.second, recipe.control))
+        console.print(f"round 2 encoded {ours:,} pairs in training, its control {theirs:,}", highlight=False)
     console.print(f"everything is in {recipe.folder}", highlight=False, soft_wrap=True)
 
 

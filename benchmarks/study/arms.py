@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from aoq_ext.training import Component, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from aoq_ext.training.config import needs_offline
+from aoq_ext.training.cost import PAIRS_ENCODED
+from study.data import icons_version
 from study.features import CELLS, CHANNELS, make_features
 
 RANDOM = "random"
-FEATURES = "features"
 ENCODING = 1 / 3
 """Encoding the training set once, without gradients, in plain epochs: a backward pass costs two forward passes."""
-_ENCODINGS = {"online_triplet": 1, "offline_triplet": 2, "offline_quintuplet": 3, "adaptive_quintuplet": 3}
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ class Arm:
     def miner(self, setting: Setting) -> str | None:
         """The arm that mines its lists."""
         config = self.config(setting)
-        draws = config.loss.objective != "online_triplet" or getattr(config.offline, "batch_share", 0) > 0
-        if not draws or (config.offline.remine_every and self.start == RANDOM):
+        if not needs_offline(config) or (config.offline.remine_every and self.start == RANDOM):
             return None
         return self.lists or self.start
 
@@ -72,7 +72,7 @@ class Arm:
         """What its encoders do, in plain epochs (every image and a text of it, forward and backward), mining too."""
         config = self.config(setting)
         trained = config.epochs - config.warmup_epochs
-        cost = config.warmup_epochs + trained * float(_ENCODINGS[config.loss.objective])
+        cost = config.warmup_epochs + trained * PAIRS_ENCODED[config.loss.objective]
         minings = int(self.miner(setting) is not None)
         if self.candidates:
             minings = config.epochs
@@ -177,13 +177,14 @@ def questions(scale: str, work: Path) -> dict[str, Question]:
     plain, attention = settings(scale, work)
     first, online, detached = first_round(plain, "early"), after("early", "online"), after("early", "detached")
     sizes = (8, 16, 32) if scale == "tiny" else (32, 128, 512)
-    banks = (replace(online, name=f"early-bank-k{count}", candidates=count, changes=depth(300)) for count in (1, 4))
+    banks = (replace(online, name=f"early-bank-k{count}", candidates=count) for count in (1, 4))
     shares = (0.25, 0.5)
     hard = (
         after("early", objective, f"hard{share:g}", offline__batch_share=share)
         for objective in ("online", "detached")
         for share in shares
     )
+    usual = plain.base.offline.top_texts
     depths = (after("early", "detached", f"top{top}", None, **_named(depth(top))) for top in (30, 100, 1000))
     skips = (after("early", "detached", f"skip{skip}", {"skip": skip}) for skip in (5, 20))
     margin = after("early", "detached", "margin0.05", {"relative_margin": 0.05})
@@ -207,7 +208,7 @@ def questions(scale: str, work: Path) -> dict[str, Question]:
             (),
             tuple((ours.name, theirs.name) for ours, theirs in sized),
         ),
-        "e": Question("Depth of the lists (300 without a name)", plain, (*start, *depths), (online.name,)),
+        "e": Question(f"Depth of the lists ({usual} texts without a name)", plain, (*start, *depths), (online.name,)),
         "f": Question("Rules of mining (none without a name)", plain, (*start, *skips, margin), (online.name,)),
         "g": Question("Mining again after every epoch", plain, (*start, remined), (online.name, detached.name)),
         "h": Question("Batches of hard negatives", plain, (*start, *hard), (online.name, detached.name)),
@@ -229,13 +230,13 @@ def _named(changes: Mapping[str, Any]) -> dict[str, Any]:
 def settings(scale: str, work: Path) -> tuple[Setting, Setting]:
     """Embeddings, and cross attention. work: the folder that has what `prepare` made.
 
-    tiny: made-up patterns, seconds. features: fixed features of half of the icons (`study.features`), as the paper's
-    models read fixed features. icons: all of them, through convolutions that are trained with the rest.
+    tiny: made-up patterns, seconds. features: fixed features of 24,000 icons (`study.features`), as the paper's models
+    read fixed features. icons: all of them, through convolutions that are trained with the rest; 20,000 for attention.
     """
     embeddings, attention = {"tiny": _tiny, "features": _features, "icons": _icons}[scale]()
     if scale == "features":
         for base in (embeddings[0], attention[0]):
-            base.data.root = str(work / FEATURES)
+            base.data.root = str(_features_in(work))
     plain = Setting(f"embeddings-{scale}", *embeddings)
     return plain, Setting(f"scan-{scale}", *attention)
 
@@ -243,7 +244,11 @@ def settings(scale: str, work: Path) -> tuple[Setting, Setting]:
 def prepare(scale: str, work: Path) -> None:
     """What the settings of a scale need before anything is trained."""
     if scale == "features":
-        make_features(work / FEATURES)
+        make_features(_features_in(work))
+
+
+def _features_in(work: Path) -> Path:
+    return work / f"features-{icons_version()}"
 
 
 def _base(loader: str, arguments: dict[str, Any], image: Component, dim: int, batch_size: int) -> TrainConfig:

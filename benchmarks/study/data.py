@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,15 @@ from typing import Any
 import numpy as np
 
 from aoq_ext.data import ImageTextData
+from aoq_ext.data.icon_set import CHECKSUMS, ICONS_ROOT
 from aoq_ext.training.components import find
 
 CONCEPTS = 64
+
+
+def icons_version() -> str:
+    """Changes with the bundled data, which results and features are of."""
+    return hashlib.sha256((ICONS_ROOT / CHECKSUMS).read_bytes()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=4)

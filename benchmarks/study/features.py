@@ -8,7 +8,7 @@ channels, is then computed for the other half, on which the study trains, and fo
 from __future__ import annotations
 
 import os
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,6 @@ def make_features(folder: Path, epochs: int = 8, console: Console | None = None)
         write_atomically(folder / f"{split}.npy", partial(np.save, arr=rows))
 
 
-@lru_cache(maxsize=4)
 def load_features(
     split: str = "train", root: str | Path | None = None, regions: bool = False, images: int | None = None
 ) -> ImageTextData:

@@ -26,6 +26,7 @@ from aoq_ext.training.pairs import EncodedPairs, load_split
 from aoq_ext.training.run import RunFiles
 from study.arms import RANDOM, Arm, Question, Setting
 from study.bank import train_with_bank
+from study.data import icons_version
 
 RESULT, RANKS = "result.json", "ranks.npz"
 
@@ -68,7 +69,6 @@ class Job:
                 train_with_bank(self.config, self.candidates, console)
             else:
                 train(self.config, resume=True, console=console)
-        trained = time.perf_counter() - started
         ranks = test_ranks(self.folder, self.test_split)
         arrays = {"i2t": ranks.i2t.numpy(), "t2i": ranks.t2i.numpy(), "owner": ranks.text_image_index.numpy()}
         write_atomically(self.folder / RANKS, lambda file: np.savez(file, allow_pickle=False, **arrays))
@@ -76,8 +76,7 @@ class Job:
         result = {
             "metrics": ranks.metrics(),
             "cost": self.cost,
-            "seconds": trained,
-            "training_seconds": sum(entry["seconds"] for entry in history.epochs),
+            "seconds": sum(entry["seconds"] for entry in history.epochs),
             "steps": history.epochs[-1]["step"],
             "diagnostics": history.steps[-1] if history.steps else {},
             "config": _comparable(self),
@@ -101,7 +100,8 @@ def _comparable(job: Job) -> dict[str, Any]:
     config = replace(job.config, run="", threads=None, init=job.config.init and Path(job.config.init).name)
     lists = job.config.offline.lists
     config.offline = replace(config.offline, lists=lists and "/".join(Path(lists).parts[-2:]))
-    return {**to_dict(config), "candidates": job.candidates}
+    config.data = replace(config.data, root=None)
+    return {**to_dict(config), "candidates": job.candidates, "icons": icons_version()}
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

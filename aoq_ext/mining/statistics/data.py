@@ -55,7 +55,7 @@ class MiningRecord:
         text_image_index: (M,) the image of each text.
         captions: the M texts.
         image_names: N names, for people.
-        picture: the pixels of an image, (3, H, W) uint8, or None where there are none to show; large ones are reduced.
+        picture: the pixels of an image, (C, H, W) uint8, or None where there are none to show; large ones are reduced.
         earlier: (N, any k), texts listed for the same images by an earlier mining.
         earlier_images: (M, any k), the same for the texts.
         seconds: step -> how long it took, in the order the steps ran.

@@ -17,13 +17,14 @@ from aoq_ext._version import __version__
 from aoq_ext.data import ImageTextData
 from aoq_ext.metrics import ranks_from_embeddings
 from aoq_ext.report.run import gallery
-from aoq_ext.report.run.data import MinedImage, ReportData, Round, Split, baseline
+from aoq_ext.report.run.data import FROM_NOTHING, MinedImage, ReportData, Round, Split
 from aoq_ext.report.words import plural
 from aoq_ext.training import History, LoadedRun, OfflineLists, TrainConfig, load_run
 from aoq_ext.training.config import to_dict
 from aoq_ext.training.cost import pairs_encoded
 from aoq_ext.training.pair_sample import PairSample, PairSimilarities
 from aoq_ext.training.pairs import load_split
+from aoq_ext.training.recipe import compared_with
 from aoq_ext.training.run import RunFiles
 
 _RESAMPLES = 2000
@@ -56,7 +57,7 @@ def collect(
     sets = {name: load_split(config.data, name) for name in splits}
     answers = {name: {step: _answer(run, data) for step, run in loaded.items()} for name, data in sets.items()}
     shown, of_shown = sets[splits[0]], answers[splits[0]]
-    after, before = of_shown["round 2"], of_shown[baseline(of_shown)]
+    after, before = of_shown["round 2"], of_shown[compared_with(of_shown)]
     return ReportData(
         dataset=train.name,
         train_images=len(train),
@@ -89,7 +90,7 @@ def _answer(run: LoadedRun, data: ImageTextData) -> gallery.Answers:
 
 
 def _split(name: str, data: ImageTextData, answers: Mapping[str, gallery.Answers], seed: int) -> Split:
-    after, before = answers["round 2"].ranks, answers[baseline(answers)].ranks
+    after, before = answers["round 2"].ranks, answers[compared_with(answers)].ranks
     intervals = after.bootstrap(_RESAMPLES, 0.95, seed, over=before)
     metrics = {run: given.ranks.metrics() for run, given in answers.items()}
     return Split(name, SPLIT_TITLES.get(name, name), len(data), len(data.captions), metrics, intervals)
@@ -99,7 +100,7 @@ def _round(run: LoadedRun, similarities: PairSimilarities, images: int, names: M
     """images: of the training set; names: of the runs, by folder"""
     epochs = History.load(RunFiles(run.folder).history).epochs
     config = run.config
-    start = "random weights" if config.init is None else names.get(Path(config.init), Path(config.init).name)
+    start = FROM_NOTHING if config.init is None else names.get(Path(config.init), Path(config.init).name)
     return Round(
         label=_LABELS.get(config.loss.objective, config.loss.objective),
         start=start,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aoq_ext.training.pair_sample import PairSimilarities
+from aoq_ext.training.recipe import compared_with
 
 Metrics = Mapping[str, float]  # the keys of aoq_ext.metrics.retrieval_metrics
 
 
-def baseline(runs: Iterable[str]) -> str:
-    """The run that round 2 is compared with."""
-    return "control" if "control" in runs else "round 1"
+FROM_NOTHING = "random weights"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Split:
 
     @property
     def before(self) -> Metrics:
-        return self.metrics[baseline(self.metrics)]
+        return self.metrics[compared_with(self.metrics)]
 
     @property
     def after(self) -> Metrics:
@@ -125,4 +124,4 @@ class ReportData:
 
     @property
     def baseline(self) -> str:
-        return baseline(self.runs)
+        return compared_with(self.runs)

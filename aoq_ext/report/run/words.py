@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aoq_ext.report.run.data import ReportData, Round, Split
+from aoq_ext.report.run.data import FROM_NOTHING, ReportData, Round, Split
 from aoq_ext.report.words import listed, number, signed
 from aoq_ext.training.pair_sample import PairSimilarities
 
@@ -80,7 +80,7 @@ def the(run: str) -> str:
 
 def shortness_warning(data: ReportData) -> str:
     """A warning when training was too short to show anything; else nothing."""
-    epochs = min(len(run.loss) for run in data.runs.values())
+    epochs = min((len(run.loss) for run in data.runs.values() if run.start == FROM_NOTHING), default=5)
     return f" But {epochs} epochs show that everything works, and nothing else." if epochs < 5 else ""
 
 
@@ -160,7 +160,7 @@ def cost_takeaway(data: ReportData) -> str:
 
 
 def weights(run: Round) -> str:
-    return run.start if run.start == "random weights" else f"the best weights of {run.start}"
+    return run.start if run.start == FROM_NOTHING else f"the best weights of {run.start}"
 
 
 def flattened(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
