@@ -417,3 +417,5 @@ def test_a_run_of_a_few_epochs_says_that_it_shows_nothing() -> None:
     caution = "2 epochs show that everything works, and nothing else"
     assert caution in words.overall(replace(data, runs=short))
     assert "nothing else" not in words.overall(data)
+    further = {name: replace(run, loss=run.loss[:2]) for name, run in data.runs.items() if run.start == "round 1"}
+    assert further and "nothing else" not in words.overall(replace(data, runs={**data.runs, **further}))
