@@ -27,7 +27,7 @@ class Setting:
     name: str
     base: TrainConfig  # what every arm shares; its epochs are those of the second round
     early: int  # epochs of a first round that is still gaining
-    converged: int  # epochs of one that has stopped
+    converged: int  # epochs of a long one, which hardly gains any more
     warmup: int  # epochs with every negative, of all runs from random weights
     test_split: str = "test"
     mined_texts: int = 300  # a mining of fewer is as good as one of more, so that arms share it
@@ -195,7 +195,7 @@ def questions(scale: str, work: Path) -> dict[str, Question]:
     return {
         "a": Question("The ladder, after an early first round", plain, ladder(plain, "early"), long),
         "b": Question(
-            "The ladder, after a first round that has stopped gaining",
+            "The ladder, after a long first round",
             plain,
             ladder(plain, "converged"),
             tuple(name.replace("early", "converged") for name in long),
