@@ -109,7 +109,7 @@ def _in_words(compared: Sequence[tuple[str, str, Difference]]) -> str:
 
 
 def draw(study: Study, path: Path) -> None:
-    """``path``.svg and .png: the gain of the pairs of question d against N/B, with its intervals over the seeds."""
+    """A PNG at ``path``: the gain of the pairs of question d against N/B, with its intervals over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -131,11 +131,12 @@ def draw(study: Study, path: Path) -> None:
     axes.axhline(0, color="0.6", linewidth=1)
     axes.errorbar([ratio for ratio, _ in points], means, halves, fmt="o", capsize=4, color="tab:blue")
     axes.set_xscale("log")
-    axes.set_xlabel("training images / batch size")
-    axes.set_ylabel("gain in rsum over plain triplets")
+    axes.set_xticks([ratio for ratio, _ in points], [f"{ratio:.0f}" for ratio, _ in points])
+    axes.minorticks_off()
+    axes.set_xlabel("N/B, training images / batch size")
+    axes.set_ylabel("gain in rsum over online triplets")
     axes.set_title("Adaptive quintuplets, 95 % intervals over seeds", fontsize=10)
-    for ending in ("svg", "png"):
-        figure.savefig(path.with_suffix(f".{ending}"), dpi=150, metadata={"Date": None} if ending == "svg" else None)
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 

@@ -108,7 +108,7 @@ def write_report(study: Study, arguments: argparse.Namespace) -> Path:
     path = write_bytes_atomically(arguments.out / f"{name}.md", report(study, content).encode())
     if "d" in study.questions:
         arguments.figures.mkdir(parents=True, exist_ok=True)
-        draw(study, arguments.figures / "study-gain")
+        draw(study, arguments.figures / "study-gain.png")
     return path
 
 
