@@ -26,7 +26,7 @@ from aoq_ext.training.pairs import load_split
 from aoq_ext.training.progress import WholeProgress
 from aoq_ext.training.recipe import STEPS, Evaluation, Recipe, run_rounds
 
-_IMAGES = 32_000  # of the training set: what two cores learn in minutes
+_IMAGES = 24_000  # of the training set: what two cores learn in minutes
 _SAMPLE = 128
 
 

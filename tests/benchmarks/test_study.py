@@ -115,7 +115,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: Any, monkeypatch: pytes
     text = page.read_text()
     assert "| early-detached | early-online | " in text
     assert "Against early-online, " in text
-    assert {path.suffix for path in tmp_path.glob("study-gain.*")} == {".svg", ".png"}
+    assert {path.suffix for path in tmp_path.glob("study-gain.*")} == {".png"}
     content = json.loads(page.with_suffix(".json").read_text())
     assert len(content["runs"]) == 11
     assert {"metrics", "cost", "seconds", "config", "diagnostics"} <= content["runs"][0].keys()
