@@ -80,6 +80,7 @@ def demo_recipe(folder: Path, seed: int, quick: bool) -> Recipe:
         init=first.run,
         epochs=PAIRS_ENCODED["adaptive_quintuplet"] * further,
         warmup_epochs=0,
+        optimizer=replace(first.optimizer, lr=first.optimizer.lr / 4),  # at the full rate the hardest collapse again
     )
     second = replace(
         control,
