@@ -50,6 +50,7 @@ def test_shipped_configurations_are_the_defaults_and_their_second_round() -> Non
     assert spelled_out(first) == spelled_out(TrainConfig())
     further = TrainConfig(
         run="runs/aoq",
+        optimizer=OptimizerConfig(lr=3e-4),
         init="runs/round1",
         epochs=2,
         warmup_epochs=0,
@@ -249,12 +250,14 @@ def test_bases_that_cannot_be(tmp_path: Path) -> None:
     "path", sorted(CONFIGS.parent.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_rounds_differ_in_what_they_say(path: Path) -> None:
-    """A second round is its first but for where it begins, its length, loss and lists; those of the papers' data begin
-    anew."""
+    """A second round is its first but for where it begins, its length, learning rate, loss and lists; those of the
+    papers' data begin anew."""
     config = load_config(path)
     check(config)
     if path.stem.endswith("aoq"):
         first = load_config(path.with_name(path.name.replace("-aoq", "-round1").replace("aoq.yaml", "round1.yaml")))
         assert config.loss.objective == "adaptive_quintuplet" and first.loss.objective == "online_triplet"
-        own = {"run", "loss", "offline"} | ({"init", "epochs", "warmup_epochs"} if path.parent == CONFIGS else set())
+        own = {"run", "loss", "offline"} | (
+            {"init", "epochs", "warmup_epochs", "optimizer"} if path.parent == CONFIGS else set()
+        )
         assert replace(config, **{name: getattr(first, name) for name in own}) == first
