@@ -535,7 +535,7 @@ def test_the_recipes_of_the_bundled_data_fit_together(model: str) -> None:
         check(config)
         assert config.model.backbone is not None
         build_model(config.model, 9)
-    own = ("run", "init", "epochs", "warmup_epochs", "loss", "offline")
+    own = ("run", "init", "epochs", "warmup_epochs", "loss", "offline", "optimizer")
     assert replace(second, **{name: getattr(first, name) for name in own}) == first
     assert (second.init, second.loss.objective) == (first.run, "adaptive_quintuplet")
     assert read_recipe(CONFIGS / "icons" / model).folder == Path(f"runs/icons-{model}")
