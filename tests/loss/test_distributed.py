@@ -243,6 +243,7 @@ def dying_rank(rank, folder, when):
     loss_fn = aoq_ext.AdaptiveQuintupletLoss(gather_distributed=True)
     start = time.monotonic()
     try:
+        torch.distributed.barrier()  # nobody dies before all are connected
         if rank == 1 and when == "before forward":
             os._exit(0)
         loss = loss_fn(*leaves)
